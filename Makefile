@@ -1,0 +1,53 @@
+# Two commands set everything up on a machine that has Python 3.10 or newer and make:
+#   make draw CAPTION="a small red circle above a blue square"
+#   make test
+# More pip options, e.g. PyTorch's CPU-only wheels on Linux (smaller by gigabytes):
+#   make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+CAPTION ?= a small red circle above a blue square
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
+
+.PHONY: help draw test quick book weights format clean
+
+help:  ## List the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+draw: $(VENV)/.installed  ## Draw CAPTION with the bundled weights
+	@$(BIN)/minidalle draw "$(CAPTION)"
+
+test: $(VENV)/.installed-test  ## Pass every test
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	MINIDALLE_QUIET=1 $(BIN)/python -m pytest
+
+quick: $(VENV)/.installed-test  ## Pass the tests that train nothing
+	MINIDALLE_QUIET=1 $(BIN)/python -m pytest -m "not slow"
+
+book: $(VENV)/.installed-test  ## Build the site into book/_build/html
+	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
+
+weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour on two cores)
+	$(BIN)/minidalle train --preset tiny --out runs/tiny
+
+format: $(VENV)/.installed-test  ## Format the code
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+clean:  ## Remove the virtual environment and everything built
+	rm -rf $(VENV) build dist book/_build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP_INSTALL) -e ".[test]"
+	@touch $@ $(VENV)/.installed

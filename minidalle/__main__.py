@@ -1,0 +1,5 @@
+"""``python -m minidalle`` is the same as ``minidalle``."""
+
+from .cli import main
+
+main()

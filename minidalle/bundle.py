@@ -1,0 +1,192 @@
+"""A trained set on disk: tokenizer, dVAE, DALL·E and a model card in one folder.  (Chapters 0 and 14)
+
+    config.json  tokenizer.json  dvae.safetensors  dalle.safetensors  README.md (the card)
+
+Weights are stored in 16 bit and computed with in 32 bit. config.json carries a fingerprint of each part, so
+that parts of different trainings cannot be mixed. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from .dalle import DALLE, DALLEConfig
+from .data import to_uint8
+from .dvae import DVAE, DVAEConfig
+from .files import fingerprint, write_atomically, write_json
+from .generate import check_sampling, generate
+from .show import Drawing
+from .tokenizer import Tokenizer
+
+FORMAT = 1
+BUNDLED = Path(__file__).parent / "weights"
+NAMES = ("config.json", "tokenizer.json", "dvae.safetensors", "dalle.safetensors")
+TEMPERATURE, TOP_K = 1.0, None  # the paper's sampling
+
+
+@dataclass
+class Bundle:
+    """Everything that turns a caption into a picture. ``name`` is the preset it was trained with."""
+
+    name: str
+    tokenizer: Tokenizer
+    dvae: DVAE
+    dalle: DALLE
+    card: str = ""
+
+    def draw(
+        self,
+        captions: str | Sequence[str],
+        n: int = 1,
+        seed: int = 0,
+        temperature: float = TEMPERATURE,
+        top_k: int | None = TOP_K,
+        top_p: float | None = None,
+    ) -> Drawing:
+        """Draw n pictures for each caption; the same arguments give the same pictures.
+
+        In a notebook the result shows itself. Raises ValueError for an empty or too long caption and
+        for sampling settings out of range.
+        """
+        captions = [captions] if isinstance(captions, str) else list(captions)
+        if not captions:
+            raise ValueError("no caption given; describe a picture, e.g. 'a red circle'")
+        check_sampling(temperature, top_k, top_p, self.dalle.config.K)
+        text = self.tokenizer.encode(captions).to(self.device)
+        generator = torch.Generator().manual_seed(seed)
+        tokens = generate(self.dalle, text, generator, n, temperature, top_k, top_p)
+        with torch.inference_mode():
+            pictures = torch.cat([self.dvae.decode(part) for part in tokens.split(64)])
+        labels = tuple(caption for caption in captions for _ in range(n))
+        title = f"minidalle · {self.name} · seed {seed}"
+        return Drawing(to_uint8(pictures), labels, tokens.cpu().numpy(), title)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.dalle.start.device
+
+    def to(self, device: str | torch.device) -> "Bundle":
+        """Move both models to a device, in place."""
+        self.dvae.to(device)
+        self.dalle.to(device)
+        return self
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the bundle into a folder, which is made if needed; config.json, the seal, comes last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {"dvae": _half(self.dvae), "dalle": _half(self.dalle)}
+        tokenizer = self.tokenizer.to_json()
+        write_atomically(folder / "tokenizer.json", lambda f: f.write(tokenizer.encode()))
+        for part, tensors in parts.items():
+            data = save(tensors, metadata={"format": "pt"})
+            write_atomically(folder / f"{part}.safetensors", lambda f, data=data: f.write(data))
+        write_atomically(folder / "README.md", lambda f: f.write(self.card.encode()))
+        config = {
+            "format": FORMAT,
+            "name": self.name,
+            "dvae": asdict(self.dvae.config),
+            "dalle": asdict(self.dalle.config),
+            "fingerprints": {
+                "tokenizer": _text_fingerprint(tokenizer),
+                **{part: fingerprint(tensors) for part, tensors in parts.items()},
+            },
+        }
+        write_json(folder / "config.json", config)
+        return folder
+
+
+def load(model: str | Path = "tiny", device: str | torch.device | None = None) -> Bundle:
+    """Load bundled weights by name, or a bundle from a folder. Chapter 0.
+
+    device: default a GPU if there is one. Raises FileNotFoundError if there is no such model, and ValueError
+    that names file and field if one is damaged, mismatched or from a newer version.
+    """
+    folder = _find(model)
+    config = _read_config(folder / "config.json")
+    tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
+    tokenizer_mark = _text_fingerprint(tokenizer.to_json())
+    _compare(folder / "tokenizer.json", tokenizer_mark, config["fingerprints"]["tokenizer"])
+    models = {"dvae": DVAE(config["dvae"]), "dalle": DALLE(config["dalle"])}
+    for part, module in models.items():
+        _fill(module, folder / f"{part}.safetensors", config["fingerprints"][part])
+    if (K := config["dvae"].K) != config["dalle"].K:
+        raise ValueError(f"{folder}: the dVAE has {K} codes, DALL·E draws {config['dalle'].K}")
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    bundle = Bundle(config["name"], tokenizer, models["dvae"].eval(), models["dalle"].eval(), text)
+    return bundle.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _find(model: str | Path) -> Path:
+    for folder in (BUNDLED / str(model), Path(model)):
+        if folder.is_dir():
+            missing = [name for name in NAMES if not (folder / name).exists()]
+            if missing:
+                raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
+            return folder
+    bundled = ", ".join(sorted(each.name for each in BUNDLED.iterdir() if each.is_dir()))
+    raise FileNotFoundError(
+        f"there is no model {str(model)!r}; bundled: {bundled}; else give a folder"
+    )
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config["format"] > FORMAT:
+            raise ValueError(
+                f"{path}: format {config['format']} is newer than {FORMAT}; update minidalle"
+            )
+        for name, kind in (("dvae", DVAEConfig), ("dalle", DALLEConfig)):
+            unknown = set(config[name]) - {field.name for field in fields(kind)}
+            if unknown:
+                raise ValueError(f"{path}: unknown field {name}.{min(unknown)}")
+            config[name] = kind(**config[name])
+        config["fingerprints"] = {part: config["fingerprints"][part] for part in FINGERPRINTED}
+        config["name"] = str(config["name"])
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: field {error} is missing or of a wrong kind") from error
+    return config
+
+
+FINGERPRINTED = ("tokenizer", "dvae", "dalle")
+
+
+def _fill(module: nn.Module, path: Path, mark: str) -> None:
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    _compare(path, fingerprint(tensors), mark)
+    try:
+        module.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit config.json: {first}") from error
+
+
+def _compare(path: Path, found: str, expected: str) -> None:
+    if found != expected:
+        raise ValueError(
+            f"{path} has fingerprint {found}, config.json expects {expected}; "
+            "the file was changed or belongs to another model"
+        )
+
+
+def _half(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t.detach().cpu().half().contiguous() for name, t in module.state_dict().items()}
+
+
+def _text_fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

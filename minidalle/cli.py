@@ -1,0 +1,183 @@
+"""The command line: ``minidalle draw``, ``train``, ``examine``, ``world``.  (Chapter 0)
+
+Bad input ends with one sentence on stderr and exit code 2; nothing half-written is left behind. Heavy
+modules are imported by the command that needs them, so that --help answers at once.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+app = typer.Typer(
+    help="DALL·E in miniature: draw pictures for captions, or train every part yourself.",
+    epilog="Start with:  minidalle draw 'a small red circle above a blue square'",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+Seed = Annotated[int, typer.Option(help="Same seed, same pictures.")]
+ModelOption = Annotated[str, typer.Option(help="A bundled model's name, or a folder.")]
+
+
+@app.command()
+def draw(
+    captions: Annotated[list[str], typer.Argument(help="What to draw; each in quotes.")],
+    n: Annotated[int, typer.Option(help="Pictures for each caption.")] = 4,
+    seed: Seed = 0,
+    temperature: Annotated[
+        float, typer.Option(help="0 draws the likeliest token; 1 is the paper's.")
+    ] = 1.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option(help="Choose among the k likeliest image codes only.", show_default="all"),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Choose among the likeliest codes that sum to p.", show_default="1"),
+    ] = None,
+    model: ModelOption = "tiny",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The PNG to write.", show_default="pictures/CAPTION-seed.png"),
+    ] = None,
+) -> None:
+    """Draw pictures for one or more captions and write them as one PNG.
+
+    Example:  minidalle draw "a large green star" "the word cat on a red sign" -n 2 --seed 7
+    """
+    from .bundle import load
+
+    out = out or Path("pictures") / f"{slug(captions[0])}-{seed}.png"
+    bundle = load(model)
+    check_writable(out)
+    drawing = bundle.draw(captions, n, seed, temperature, top_k, top_p)
+    drawing.save(out)
+    typer.echo(f"{len(drawing.captions)} pictures in {out.resolve()}")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
+    preset: Annotated[str, typer.Option(help="ci (minutes on two cores) or tiny.")] = "ci",
+    seed: Seed = 0,
+) -> None:
+    """Train tokenizer, dVAE and DALL·E from nothing.
+
+    Writes the model, log.jsonl with every figure, and samples.png with captions and pictures.
+
+    Example:  minidalle train --preset ci --out runs/ci
+    """
+    from .presets import preset as named
+    from .train import train as run
+
+    run(named(preset), out, seed)
+    typer.echo(f"model, log and samples.png in {out.resolve()}")
+
+
+@app.command()
+def examine(
+    model: ModelOption = "tiny",
+    n: Annotated[int, typer.Option(help="Pictures a cell of the table.")] = 200,
+    seed: Seed = 0,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write the table as JSON.", show_default="no"),
+    ] = None,
+) -> None:
+    """Score a model: how often is a picture right in every fact its caption states?
+
+    Trains an independent examiner on world pictures first (a minute or two), then prints, for captions of
+    fresh and of never-seen compositions, the share that it finds right: of true pictures, of the dVAE's
+    reconstructions (the ceiling), and of one sample for each caption.
+    """
+    from .bundle import load
+    from .examine import scoreboard
+    from .files import write_json
+
+    bundle = load(model)
+    if json is not None:
+        check_writable(json)
+    rows = scoreboard(bundle, n, seed, echo=typer.echo)
+    if json is not None:
+        write_json(json, rows)
+        typer.echo(f"table in {json.resolve()}")
+
+
+@app.command()
+def world(
+    family: Annotated[
+        str | None,
+        typer.Option(help="One family of pictures.", show_default="all"),
+    ] = None,
+    n: Annotated[int, typer.Option(help="How many pictures.")] = 16,
+    seed: Seed = 0,
+    split: Annotated[str, typer.Option(help="train, test or zero-shot.")] = "train",
+    size: Annotated[int, typer.Option(help="Pixels on a side: 24, 32, 64 or 128.")] = 64,
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("pictures/world.png"),
+) -> None:
+    """Draw true pictures of the world with their captions: what the models learn from."""
+    from .data import World
+    from .show import grid
+    from .world import FAMILIES
+
+    if n < 1:
+        raise ValueError(f"--n must be at least 1, not {n}")
+    families = list(FAMILIES) if family is None else [family]
+    source = World(families, size, split, seed)
+    check_writable(out)
+    examples = [source[i] for i in range(n)]
+    title = f"{family or 'the world'} · {split} · seed {seed}"
+    sheet = grid([e.picture for e in examples], [e.caption for e in examples], title)
+    from .files import write_atomically
+
+    write_atomically(out, lambda file: sheet.save(file, "PNG"))
+    typer.echo(f"{n} pictures in {out.resolve()}")
+
+
+def slug(caption: str) -> str:
+    """A caption as a file name: "A red circle!" → "a-red-circle"."""
+    return re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:60] or "drawing"
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work whether ``path`` can be written, and make its folder.
+
+    Raises OSError that says why not.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file, e.g. {path}/out.png")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    from .files import write_atomically
+
+    probe = path.parent / f".{path.name}.probe"
+    write_atomically(probe, lambda file: None)
+    probe.unlink()
+
+
+def sentence(error: Exception) -> str:
+    """An error as one line for a person."""
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def main() -> None:
+    """Entry point: runs a command and turns every expected error into one sentence and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except (ValueError, OSError, click.ClickException) as error:
+        typer.echo(f"minidalle: {sentence(error)}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo("minidalle: stopped", err=True)
+        sys.exit(130)
+    sys.exit(code or 0)

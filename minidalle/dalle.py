@@ -1,0 +1,151 @@
+"""DALL·E: caption and picture as a single stream of tokens.  (Chapter 8)
+
+Paper: §2.2 and §2.3. The stream is [start-of-text, t₁ … t_T, start-of-image, i₁ … i_N]. Each position
+predicts the next token, text positions over the text vocabulary, image positions over the image codes:
+two heads, so that no position has logits it cannot use. Padding is V + position: every text position has a
+padding token of its own, attended to like any other. Whether padding is a training target is not stated in
+the paper; here it is not, since it would only teach the model where captions end.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .transformer import Cache, Transformer, TransformerConfig
+
+TEXT_WEIGHT, IMAGE_WEIGHT = 1 / 8, 7 / 8  # paper, §2.2
+
+
+@dataclass(frozen=True)
+class DALLEConfig:
+    """V: text vocabulary without padding. T: text positions. K: image codes. h, w: token grid.
+
+    D: model width. H: heads. L: layers. kernel: side of the convolutional mask's window.
+    ``DALLEConfig()`` is the paper's model of 12 billion parameters.
+    """
+
+    V: int = 16384
+    T: int = 256
+    K: int = 8192
+    h: int = 32
+    w: int = 32
+    D: int = 3968
+    H: int = 62
+    L: int = 64
+    kernel: int = 11
+
+    @property
+    def N(self) -> int:
+        """Image tokens."""
+        return self.h * self.w
+
+
+class Loss(NamedTuple):
+    """loss = 1/8 text + 7/8 image; both parts in nats per token that was a target."""
+
+    loss: Tensor
+    text_per_token: Tensor
+    image_per_token: Tensor
+
+
+class DALLE(nn.Module):
+    """The joint model of text tokens (B, T) and image tokens (B, N)."""
+
+    def __init__(self, config: DALLEConfig):
+        super().__init__()
+        c = self.config = config
+        self.start = nn.Parameter(torch.empty(2, c.D))  # start-of-text, start-of-image
+        self.text_embedding = nn.Embedding(c.V + c.T, c.D)
+        self.text_position = nn.Embedding(c.T, c.D)
+        self.image_embedding = nn.Embedding(c.K, c.D)
+        self.row_position = nn.Embedding(c.h, c.D)
+        self.column_position = nn.Embedding(c.w, c.D)
+        self.transformer = Transformer(
+            TransformerConfig(c.T + 2, c.h, c.w, c.D, c.H, c.L, c.kernel)
+        )
+        self.text_head = nn.Linear(c.D, c.V)
+        self.image_head = nn.Linear(c.D, c.K)
+        initialise(self)
+
+    def embed_prefix(self, text: Tensor) -> Tensor:
+        """Text tokens (B, T) → [start-of-text, text, start-of-image], (B, T + 2, D)."""
+        x = self.text_embedding(text) + self.text_position.weight
+        start, stop = self.start.expand(len(text), 2, -1).split(1, dim=1)
+        return torch.cat([start, x, stop], dim=1)
+
+    def embed_image(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """n image tokens (B, n) that stand at raster positions first, first + 1, … → (B, n, D)."""
+        raster = torch.arange(first, first + tokens.shape[1], device=tokens.device)
+        rows, columns = raster // self.config.w, raster % self.config.w
+        position = self.row_position(rows) + self.column_position(columns)
+        return self.image_embedding(tokens) + position
+
+    def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Text tokens (B, T), image tokens (B, N) → text logits (B, T, V), image logits (B, N, K).
+
+        Logits at k predict token k from everything before it. Raises ValueError for wrong shapes
+        and for ids outside the vocabularies, before any kernel runs.
+        """
+        self._check(text, image)
+        x = torch.cat([self.embed_prefix(text), self.embed_image(image)], dim=1)
+        x = self.transformer(x)
+        T = self.config.T
+        # Start-of-text and t₁ … t_{T−1} predict text; start-of-image and i₁ … i_{N−1} the image.
+        return self.text_head(x[:, :T]), self.image_head(x[:, T + 1 : -1])
+
+    def loss(self, text: Tensor, image: Tensor) -> Loss:
+        """Cross-entropies of a batch, each divided by its own number of targets (paper, §2.2)."""
+        text_logits, image_logits = self(text, image)
+        target = text.where(text < self.config.V, -100)  # padding is no target
+        text_loss = F.cross_entropy(text_logits.float().flatten(0, 1), target.flatten())
+        image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), image.flatten())
+        return Loss(TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss, text_loss, image_loss)
+
+    def begin(self, text: Tensor) -> tuple[Tensor, Cache]:
+        """Run the prefix of text tokens (B, T): logits of the first image token (B, K), the cache."""
+        self._check(text, text.new_zeros(len(text), self.config.N))
+        cache = self.transformer.new_cache(len(text))
+        x = self.transformer.extend(self.embed_prefix(text), cache)
+        return self.image_head(x[:, -1]), cache
+
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Append image tokens (B, n) and return the logits of the one that follows, (B, K)."""
+        first = cache.length - (self.config.T + 2)
+        x = self.transformer.extend(self.embed_image(tokens, first), cache)
+        return self.image_head(x[:, -1])
+
+    def _check(self, text: Tensor, image: Tensor) -> None:
+        c = self.config
+        for name, ids, length, size in (
+            ("text", text, c.T, c.V + c.T),
+            ("image", image, c.N, c.K),
+        ):
+            if ids.ndim != 2 or ids.shape[1] != length:
+                shape = tuple(ids.shape)
+                raise ValueError(f"{name} tokens must have shape (B, {length}), not {shape}")
+            if ids.dtype != torch.int64:
+                raise ValueError(f"{name} tokens must be int64, not {ids.dtype}")
+            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+                low, high = int(ids.min()), int(ids.max())
+                raise ValueError(
+                    f"{name} tokens must lie in 0 … {size - 1}; these go from {low} to {high}"
+                )
+        if len(text) != len(image):
+            raise ValueError(f"{len(text)} captions but {len(image)} pictures in one batch")
+
+
+def initialise(model: DALLE) -> None:
+    """N(0, 0.02) for all weights, zero biases; branches' last layers are divided by √(2L).
+
+    So the 2L residual branches add up to the size of one, and the first losses are ln V and ln K.
+    The paper does not state its initialisation; this is GPT-2's (Radford et al. 2019).
+    """
+    for name, p in model.named_parameters():
+        if p.ndim == 1:
+            nn.init.ones_(p) if name.endswith("norm.weight") else nn.init.zeros_(p)
+        else:
+            last = name.endswith(("attention.out.weight", "mlp.2.weight"))
+            nn.init.normal_(p, std=0.02 / (2 * model.config.L) ** 0.5 if last else 0.02)

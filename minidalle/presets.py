@@ -1,0 +1,111 @@
+"""Named sizes of everything, as frozen data.  (Chapters 0 and 13)
+
+    ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
+    tiny    64×64 pictures of the whole world, 8×8 tokens: the bundled weights
+    paper   256×256, 32×32 tokens, 12 billion parameters: to count with, not to run
+
+What the paper states is in the defaults of the configurations; what a preset changes is ours.
+"""
+
+from dataclasses import dataclass, field
+
+from .dalle import DALLEConfig
+from .dvae import DVAEConfig
+
+
+@dataclass(frozen=True)
+class DVAETraining:
+    """Stage 1. Learning rate, τ and β follow half cosines (`schedules.cosine`) of the step.
+
+    lr: AdamW's, after ``warmup`` steps; falls to a hundredth. tau: first and last temperature; reached after
+    ``tau_share`` of the steps. beta: KL weight on the paper's scale, reached after ``beta_share``.
+    balance: weight of the marginal KL (ours). clip: largest gradient norm. ema: decay of the average.
+    """
+
+    steps: int = 3_000_000
+    batch: int = 512
+    lr: float = 1e-4
+    warmup: int = 0
+    tau: tuple[float, float] = (1.0, 1 / 16)
+    tau_share: float = 0.05
+    beta: float = 6.6
+    beta_share: float = 1 / 600
+    balance: float = 0.0
+    clip: float = float("inf")
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class DALLETraining:
+    """Stage 2. muon_lr: of the layers' matrices (Muon); lr: of everything else (AdamW).
+
+    Both rise for ``warmup`` steps and fall linearly to 0. pictures: how many are encoded into tokens before
+    the first step, to be drawn from at random; weight_decay: of the layers' matrices.
+    """
+
+    steps: int
+    batch: int
+    lr: float
+    muon_lr: float
+    warmup: int
+    pictures: int
+    weight_decay: float = 0.0
+    clip: float = 4.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What to train on and how. where: allowed slot values, per `Family.example`."""
+
+    name: str
+    families: tuple[str, ...]
+    dvae: DVAEConfig
+    dalle: DALLEConfig
+    dvae_training: DVAETraining
+    dalle_training: DALLETraining
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+CI = Preset(
+    name="ci",
+    families=("attributes",),
+    where={"count": ("one",), "pattern": ("plain",)},
+    dvae=DVAEConfig(
+        size=24, K=64, width=96, decoder_input=64, groups=2, blocks=1, input_kernel=3, patch=2,
+        logit_norm=True, likelihood="gaussian",
+    ),
+    dalle=DALLEConfig(V=384, T=7, K=64, h=6, w=6, D=128, H=4, L=4, kernel=3),
+    dvae_training=DVAETraining(
+        steps=3000, batch=16, lr=4e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        balance=0.5, clip=50.0, ema=0.995,
+    ),
+    dalle_training=DALLETraining(
+        steps=1200, batch=32, lr=1e-2, muon_lr=0.02, warmup=20, pictures=20_000
+    ),
+)  # fmt: skip
+
+TINY = Preset(
+    name="tiny",
+    families=("attributes", "objects", "lettering"),
+    dvae=DVAEConfig(
+        size=64, K=256, width=64, decoder_input=128, groups=3, blocks=2, input_kernel=3, patch=2,
+        logit_norm=True, likelihood="gaussian",
+    ),
+    dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
+    dvae_training=DVAETraining(
+        steps=20_000, batch=16, lr=2e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        balance=0.5, clip=50.0, ema=0.999,
+    ),
+    dalle_training=DALLETraining(
+        steps=12_000, batch=32, lr=5e-3, muon_lr=0.02, warmup=100, pictures=150_000
+    ),
+)  # fmt: skip
+
+PRESETS = {preset.name: preset for preset in (CI, TINY)}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises ValueError that lists the known ones."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

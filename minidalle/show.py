@@ -1,0 +1,109 @@
+"""Pictures for people: titled grids with captions, alt text, progress bars.  (All chapters)"""
+
+import base64
+import io
+import math
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from .files import write_atomically
+
+CELL = 192  # pixels on a side at which one picture of a grid is shown
+MARGIN = 10
+INK, PAPER = (40, 40, 45), (255, 255, 255)
+
+
+def quiet() -> bool:
+    """Whether progress bars are off: the environment says ``MINIDALLE_QUIET=1``."""
+    return os.environ.get("MINIDALLE_QUIET") == "1"
+
+
+def enlarge(picture: np.ndarray, side: int = CELL) -> Image.Image:
+    """A uint8 picture (H, W, 3) as a square of about ``side`` pixels in which a pixel is a pixel."""
+    factor = max(1, round(side / picture.shape[0]))
+    return Image.fromarray(picture).resize(
+        (picture.shape[1] * factor, picture.shape[0] * factor), Image.Resampling.NEAREST
+    )
+
+
+def grid(
+    pictures: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str = "",
+    columns: int | None = None,
+) -> Image.Image:
+    """Pictures (uint8, all of one size) in rows, each over its caption, under a title.
+
+    columns defaults to a grid about as wide as it is high. Raises ValueError without pictures.
+    """
+    if not len(pictures) or len(pictures) != len(captions):
+        raise ValueError(
+            f"a grid needs a caption for each picture: {len(pictures)}, {len(captions)}"
+        )
+    columns = columns or min(len(pictures), max(1, math.ceil(math.sqrt(len(pictures)))))
+    tiles = [enlarge(picture) for picture in pictures]
+    side = tiles[0].width
+    small, large = ImageFont.load_default(15), ImageFont.load_default(19)
+    words = [textwrap.wrap(caption, side // 8) or [""] for caption in captions]
+    below = 20 * max(len(lines) for lines in words) + MARGIN
+    width = columns * (side + MARGIN) + MARGIN
+    heading = textwrap.wrap(title, width // 10)
+    top = 26 * len(heading) + MARGIN
+    rows = math.ceil(len(tiles) / columns)
+    sheet = Image.new("RGB", (width, top + rows * (side + below) + MARGIN), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, MARGIN), "\n".join(heading), fill=INK, font=large)
+    for k, (tile, lines) in enumerate(zip(tiles, words, strict=True)):
+        x = MARGIN + (k % columns) * (side + MARGIN)
+        y = top + MARGIN + (k // columns) * (side + below)
+        sheet.paste(tile, (x, y))
+        pen.text((x, y + side + 4), "\n".join(lines), fill=INK, font=small)
+    return sheet
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Pictures that a model drew, with their captions; shows itself in a notebook.
+
+    pictures: uint8 (n, H, W, 3). captions: n strings. tokens: the image tokens (n, N), if wanted.
+    """
+
+    pictures: np.ndarray
+    captions: tuple[str, ...]
+    tokens: np.ndarray
+    title: str = ""
+
+    @property
+    def alt(self) -> str:
+        """Alt text: what was asked for, and how often."""
+        asked = list(dict.fromkeys(self.captions))
+        each = "; ".join(f"{self.captions.count(c)} for the caption “{c}”" for c in asked)
+        return f"{len(self.captions)} picture{'s' * (len(self.captions) > 1)} drawn by the model: {each}"
+
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """The pictures, enlarged, over their captions."""
+        return grid(self.pictures, self.captions, self.title, columns)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the grid as a PNG, all of it or nothing. Raises OSError where that is impossible."""
+        path = Path(path)
+        write_atomically(path, lambda file: self.grid().save(file, "PNG"))
+        return path
+
+    def _repr_html_(self) -> str:
+        return png_html(self.grid(), self.alt)
+
+
+def png_html(image: Image.Image, alt: str) -> str:
+    """An <img> that carries its PNG and its alt text with it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(alt)}" width="{image.width}">'

@@ -1,0 +1,150 @@
+"""A canvas in unit coordinates, the palette and the shapes.  (Chapter 2)
+
+Everything is drawn with Pillow at a multiple of the wanted size and averaged down. Corners are rounded
+to whole pixels of the large canvas first, so that every machine paints the same bytes. y points down.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+Colour = tuple[int, int, int]
+Points = list[tuple[float, float]]
+
+# Eight colours that differ in lightness as well as in hue, so that a colour-blind reader can follow.
+PALETTE: dict[str, Colour] = {
+    "red": (213, 43, 30),
+    "orange": (245, 140, 20),
+    "yellow": (250, 215, 50),
+    "green": (0, 140, 80),
+    "blue": (30, 90, 200),
+    "purple": (135, 65, 165),
+    "pink": (250, 160, 200),
+    "black": (35, 35, 40),
+}
+BACKGROUNDS: tuple[Colour, ...] = ((250, 250, 248), (238, 240, 242), (232, 242, 248))
+
+# One list for the whole world: these colours and shapes meet in no training picture of any family.
+HELD_OUT_PAIRS = (
+    ("red", "cross"),
+    ("orange", "heart"),
+    ("yellow", "diamond"),
+    ("green", "circle"),
+    ("blue", "triangle"),
+    ("purple", "square"),
+    ("pink", "star"),
+    ("black", "ring"),
+)
+
+
+def mix(colour: Colour, other: Colour, share: float) -> Colour:
+    """``colour`` with ``share`` (0–1) of ``other`` mixed in."""
+    return tuple(round(a + (b - a) * share) for a, b in zip(colour, other, strict=True))
+
+
+class Canvas:
+    """A square picture with (0, 0) at the top left and (1, 1) at the bottom right."""
+
+    def __init__(self, size: int, background: Colour):
+        self.size = size
+        self.background = background
+        self.scale = 4 if size <= 64 else 2
+        self.image = Image.new("RGB", (size * self.scale,) * 2, background)
+        self.pen = ImageDraw.Draw(self.image)
+
+    def _pixels(self, points: Points) -> Points:
+        side = self.size * self.scale
+        return [(round(x * side), round(y * side)) for x, y in points]
+
+    def polygon(self, points: Points, fill: Colour) -> None:
+        """Fill a polygon given by its corners in unit coordinates."""
+        self.pen.polygon(self._pixels(points), fill=fill)
+
+    def line(self, points: Points, fill: Colour, width: float) -> None:
+        """Draw a line of the given width (unit coordinates) with round ends and joints."""
+        pixels = self._pixels(points)
+        thick = max(1, round(width * self.size * self.scale))
+        self.pen.line(pixels, fill=fill, width=thick)
+        r = thick // 2
+        for x, y in pixels:
+            self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
+
+    def shape(self, shape: str, x: float, y: float, r: float, fill: Colour, pattern: str = "plain"):
+        """Draw one of ``SHAPES`` around (x, y) with radius r: plain, striped or dotted."""
+        self.polygon(outline(shape, x, y, r), fill)
+        if pattern != "plain":
+            self._patterned(shape, x, y, r, fill, pattern)
+        if shape == "ring":
+            self.polygon(outline("circle", x, y, 0.5 * r), self.background)
+
+    def _patterned(self, shape: str, x: float, y: float, r: float, fill: Colour, pattern: str):
+        """Stripes and dots are painted on a second canvas, of which the shape's inside is kept.
+
+        A rim stays plain, so that the outline can be read.
+        """
+        layer = Canvas(self.size, fill)
+        pale = mix(fill, (255, 255, 255), 0.7)
+        step = 0.56 * r
+        if pattern == "striped":
+            for k in (-1, 0, 1):
+                y_k = y + k * step
+                layer.polygon(rectangle(x - r, y_k - step / 4, x + r, y_k + step / 4), pale)
+        else:
+            for k in (-1, 0, 1):
+                for i in (-2, -1, 0, 1, 2):
+                    shift = step / 2 if k else 0
+                    layer.polygon(
+                        outline("circle", x + i * step + shift, y + k * step, 0.15 * r), pale
+                    )
+        mask = Image.new("1", self.image.size)
+        ImageDraw.Draw(mask).polygon(self._pixels(outline(shape, x, y, 0.8 * r)), fill=1)
+        self.image.paste(layer.image, mask=mask)
+
+    def picture(self) -> np.ndarray:
+        """The finished picture, uint8 ``(size, size, 3)``."""
+        return np.array(self.image.reduce(self.scale))
+
+
+def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
+    """The corners of an upright rectangle."""
+    return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def _turned(radii: list[float]) -> Points:
+    """Corners at equal angles around (0, 0), the first one straight up, at the given distances."""
+    angles = [2 * math.pi * k / len(radii) for k in range(len(radii))]
+    return [(r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, angles, strict=True)]
+
+
+def _heart() -> Points:
+    points = []
+    for k in range(40):
+        t = 2 * math.pi * k / 40
+        up = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+        points.append((math.sin(t) ** 3, -(up + 2.5) / 15.5))
+    return points
+
+
+def _cross() -> Points:
+    half = [(0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33), (0.33, 1)]
+    return half + [(-u, -v) for u, v in half]
+
+
+# Corners around (0, 0), all of about the same visual size.
+UNIT_SHAPES: dict[str, Points] = {
+    "circle": _turned([1.0] * 40),
+    "square": rectangle(-0.85, -0.85, 0.85, 0.85),
+    "triangle": [(0, -0.95), (1, 0.8), (-1, 0.8)],
+    "diamond": [(0, -1.1), (0.75, 0), (0, 1.1), (-0.75, 0)],
+    "star": [(u, v + 0.05) for u, v in _turned([1.1, 0.45] * 5)],
+    "heart": _heart(),
+    "cross": _cross(),
+    "ring": _turned([1.0] * 40),
+}
+SHAPES = tuple(UNIT_SHAPES)
+
+
+def outline(shape: str, x: float, y: float, r: float) -> Points:
+    """The corners of one of ``SHAPES`` around (x, y) with radius r."""
+    return [(x + r * u, y + r * v) for u, v in UNIT_SHAPES[shape]]
