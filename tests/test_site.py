@@ -1,0 +1,95 @@
+"""The site: builds without a warning, shows every picture's description, asks nothing of the outside."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("index.html", "book/intro.html", "book/references.html", "notebooks/00_start.html")
+FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+BUILD = (
+    "build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --path-output"
+).split()
+
+
+class Page(HTMLParser):
+    """The tags of a page as (name, attributes)."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site, built from the root into a fresh folder, where a warning is an error."""
+    out = tmp_path_factory.mktemp("site")
+    start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, *BUILD, str(out)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return out / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[str, Page]:
+    found = {path.relative_to(site).as_posix(): path for path in site.rglob("*.html")}
+    return {name: Page(path) for name, path in found.items() if not name.startswith("_static/")}
+
+
+def test_the_pages_exist(site):
+    for page in PAGES:
+        assert (site / page).exists(), page
+    assert "book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
+    chapter = (site / "notebooks/00_start.html").read_text(encoding="utf-8")
+    assert chapter.count("data:image/png;base64") >= 5, "the pictures of chapter 0 are missing"
+
+
+def test_every_picture_is_described(pages):
+    images = [(page, image) for page, parsed in pages.items() for image in parsed.all("img")]
+    assert images
+    for page, image in images:
+        assert image.get("alt", "").strip(), f"{page}: {str(image)[:200]}"
+
+
+def test_nothing_is_fetched_from_elsewhere(site, pages):
+    for page, parsed in pages.items():
+        for tag, attribute in FETCHED.items():
+            for attributes in parsed.all(tag):
+                address = attributes.get(attribute, "")
+                assert not re.match(r"(https?:)?//", address), f"{page}: <{tag}> fetches {address}"
+    for path in site.rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        found = re.search(r"(url\(|@import)\s*[\"']?(https?:)?//[^)]*", text)
+        assert not found, f"{path.name} fetches {found[0]}"
+
+
+def test_links_inside_the_site_lead_somewhere(site, pages):
+    for page, parsed in pages.items():
+        for tag, attribute in {**FETCHED, "a": "href"}.items():
+            for attributes in parsed.all(tag):
+                address = urlsplit(attributes.get(attribute, ""))
+                if address.scheme or address.netloc or not address.path:
+                    continue
+                target = (site / page).parent / unquote(address.path)
+                assert target.exists(), f"{page}: <{tag}> {address.path}"
+
+
+def test_no_buttons_for_a_repository_that_does_not_exist(pages):
+    for page, parsed in pages.items():
+        for link in parsed.all("a"):
+            address = link.get("href", "")
+            found = re.search(r"colab\.research|mybinder|/issues/new|/edit/", address)
+            assert not found, f"{page}: {address}"
