@@ -1,6 +1,7 @@
 """The site: builds without a warning, shows every picture's description, asks nothing of the outside."""
 
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -70,6 +71,8 @@ def test_nothing_is_fetched_from_elsewhere(site, pages):
             for attributes in parsed.all(tag):
                 address = attributes.get(attribute, "")
                 assert not re.match(r"(https?:)?//", address), f"{page}: <{tag}> fetches {address}"
+        text = (site / page).read_text(encoding="utf-8")
+        assert not re.search(r"unpkg\.com|jsdelivr|cdnjs|googleapis", text), page
     for path in site.rglob("*.css"):
         text = path.read_text(encoding="utf-8")
         found = re.search(r"(url\(|@import)\s*[\"']?(https?:)?//[^)]*", text)
@@ -93,3 +96,20 @@ def test_no_buttons_for_a_repository_that_does_not_exist(pages):
             address = link.get("href", "")
             found = re.search(r"colab\.research|mybinder|/issues/new|/edit/", address)
             assert not found, f"{page}: {address}"
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
+@pytest.mark.parametrize("page", ["book/intro.html", "notebooks/00_start.html"])
+def test_the_browser_reports_no_error(site, page):
+    run = subprocess.run(
+        [
+            "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
+            "--enable-logging=stderr", "--virtual-time-budget=5000", (site / page).as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "</html>" in run.stdout, run.stderr[-2000:]
+    errors = re.findall(r"CONSOLE.*(?:Uncaught|Error|Failed|ERR_).*", run.stderr)
+    assert not errors, errors
+    if "\\(" in (site / page).read_text(encoding="utf-8"):
+        assert "<mjx-container" in run.stdout, "the formulas were not set"
