@@ -30,6 +30,7 @@ class DVAEConfig:
     size: pixels on a side. K: number of image codes. width: channels of the encoder's first group; group g
     has width·2^g. decoder_input: channels of the decoder's first 1×1 convolution, its codebook.
     groups: resolutions, with a factor of 2 between neighbours. blocks: residual blocks a group.
+    bottleneck: by how much a block's hidden layers are narrower than its output.
     patch: pixels on a side that enter the encoder as one cell. logit_norm: normalise before the logits.
     likelihood: of the pixels, "logit-laplace" (the paper's) or "gaussian" (ours, of fixed width σ = 0.1).
     """
@@ -41,6 +42,7 @@ class DVAEConfig:
     groups: int = 4
     blocks: int = 2
     input_kernel: int = 7
+    bottleneck: int = 4
     patch: int = 1
     logit_norm: bool = False
     likelihood: str = "logit-laplace"
@@ -130,9 +132,8 @@ def kl_to_uniform(logits: Tensor, dim: int = 1) -> Tensor:
 class Block(nn.Module):
     """A residual block of four convolutions, no normalisation: id(x) + gain · res(x)."""
 
-    def __init__(self, n_in: int, n_out: int, kernels: tuple[int, int, int, int], gain: float):
+    def __init__(self, n_in: int, n_out: int, hidden: int, kernels: tuple[int, ...], gain: float):
         super().__init__()
-        hidden = n_out // 4
         widths = [n_in, hidden, hidden, hidden, n_out]
         self.gain = gain
         self.id_path = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
@@ -160,7 +161,7 @@ class Encoder(nn.Module):
         n_in = c.width
         for g, width in enumerate(widths):
             for _ in range(c.blocks):
-                layers.append(Block(n_in, width, (3, 3, 3, 1), gain))
+                layers.append(Block(n_in, width, width // c.bottleneck, (3, 3, 3, 1), gain))
                 n_in = width
             if g < c.groups - 1:
                 layers.append(nn.MaxPool2d(2))
@@ -183,7 +184,7 @@ class Decoder(nn.Module):
         n_in = c.decoder_input
         for g, width in enumerate(widths):
             for _ in range(c.blocks):
-                layers.append(Block(n_in, width, (1, 3, 3, 3), gain))
+                layers.append(Block(n_in, width, width // c.bottleneck, (1, 3, 3, 3), gain))
                 n_in = width
             if g < c.groups - 1:
                 layers.append(nn.Upsample(scale_factor=2, mode="nearest"))

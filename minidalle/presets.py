@@ -71,16 +71,16 @@ CI = Preset(
     families=("attributes",),
     where={"count": ("one",), "pattern": ("plain",)},
     dvae=DVAEConfig(
-        size=24, K=64, width=96, decoder_input=64, groups=2, blocks=1, input_kernel=3, patch=2,
-        logit_norm=True, likelihood="gaussian",
+        size=24, K=64, width=96, decoder_input=64, groups=2, blocks=1, input_kernel=3, bottleneck=2,
+        patch=2, logit_norm=True, likelihood="gaussian",
     ),
     dalle=DALLEConfig(V=384, T=7, K=64, h=6, w=6, D=128, H=4, L=4, kernel=3),
     dvae_training=DVAETraining(
         steps=3000, batch=16, lr=4e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
-        balance=0.5, clip=50.0, ema=0.995,
+        balance=0.1, clip=50.0, ema=0.995,
     ),
     dalle_training=DALLETraining(
-        steps=1200, batch=32, lr=1e-2, muon_lr=0.02, warmup=20, pictures=20_000
+        steps=1500, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
     ),
 )  # fmt: skip
 

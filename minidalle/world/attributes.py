@@ -76,9 +76,9 @@ class Attributes(Family):
         background, *nudges = scene.layout
         s = scene.slots
         single = s["count"] == "one"
-        r = {"small": 0.22 if single else 0.12, "large": 0.38 if single else 0.2}[s["size"]]
+        r = {"small": 0.26 if single else 0.12, "large": 0.41 if single else 0.2}[s["size"]]
         # A single thing has room to wander, the smaller the more; several stay near their places.
-        reach = (0.47 - r if single else 0.22 - r) / NUDGES
+        reach = (0.48 - r if single else 0.22 - r) / NUDGES
         canvas = Canvas(size, BACKGROUNDS[background])
         for k, (x, y) in enumerate(PLACES[s["count"]]):
             x, y = x + reach * nudges[2 * k], y + reach * nudges[2 * k + 1]
