@@ -74,10 +74,13 @@ def stream_matrix(kind: str, prefix: int, h: int, w: int, kernel: int) -> Tensor
 
 
 def receptive_field(function: Callable[[Tensor], Tensor], n: int, D: int) -> Tensor:
-    """Which inputs each output depends on, by gradients: (n, n) bool, function (1, n, D) → (1, n, ·)."""
-    x = torch.randn(1, n, D, requires_grad=True)
+    """Which inputs each output depends on, by gradients: (n, n) bool, function (1, n, D) → (1, n, ·).
+
+    In 64 bit, so that no gradient is 0 by rounding.
+    """
+    x = torch.randn(1, n, D, dtype=torch.float64, requires_grad=True)
     y = function(x)
-    weights = torch.randn(y.shape[-1])
+    weights = torch.randn(y.shape[-1], dtype=y.dtype)
     rows = [torch.autograd.grad(y[0, q] @ weights, x, retain_graph=True)[0] for q in range(n)]
     return torch.stack([row[0].abs().amax(-1) > 0 for row in rows])
 

@@ -12,6 +12,10 @@ settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)
-def _seeded():
-    """Every test starts from the same global seed, whatever ran before it."""
+def _seeded(request):
+    """Every test starts from the same global seed, and tiny models do not wait for threads."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads if request.node.get_closest_marker("slow") else 1)
+    yield
+    torch.set_num_threads(threads)
