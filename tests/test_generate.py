@@ -147,7 +147,7 @@ def test_tokens_come_caption_by_caption(model, text):
     """n rows for each caption, of N codes each, all of them codes."""
     tokens = draw(model, text, n=2)
     assert tokens.shape == (6, 6) and tokens.dtype == torch.int64
-    assert 0 <= tokens.min() and tokens.max() < K
+    assert tokens.min() >= 0 and tokens.max() < K
     greedy = draw(model, text, n=2, temperature=0)
     assert torch.equal(greedy, draw(model, text, temperature=0).repeat_interleave(2, 0))
 
