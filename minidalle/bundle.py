@@ -90,12 +90,13 @@ class Bundle:
             data = save(tensors, metadata={"format": "pt"})
             write_atomically(folder / f"{part}.safetensors", lambda f, data=data: f.write(data))
         write_atomically(folder / "README.md", lambda f: f.write(self.card.encode()))
+        sizes = {"dvae": asdict(self.dvae.config), "dalle": asdict(self.dalle.config)}
         config = {
             "format": FORMAT,
             "name": self.name,
-            "dvae": asdict(self.dvae.config),
-            "dalle": asdict(self.dalle.config),
+            **sizes,
             "fingerprints": {
+                "config": _text_fingerprint(json.dumps(sizes)),
                 "tokenizer": _text_fingerprint(tokenizer),
                 **{part: fingerprint(tensors) for part, tensors in parts.items()},
             },
@@ -126,6 +127,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     if ((grid := config["dvae"].grid),) * 2 != (config["dalle"].h, config["dalle"].w):
         h, w = config["dalle"].h, config["dalle"].w
         raise ValueError(f"{folder}: the dVAE has {grid}×{grid} tokens, DALL·E draws {h}×{w}")
+    _compare(folder / "config.json", config["mark"], config["fingerprints"]["config"])
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     bundle = Bundle(config["name"], tokenizer, models["dvae"].eval(), models["dalle"].eval(), text)
@@ -152,6 +154,7 @@ def _read_config(path: Path) -> dict:
             raise ValueError(
                 f"{path}: format {config['format']} is newer than {FORMAT}; update minidalle"
             )
+        config["mark"] = _text_fingerprint(json.dumps({k: config[k] for k in ("dvae", "dalle")}))
         for name, kind in (("dvae", DVAEConfig), ("dalle", DALLEConfig)):
             unknown = set(config[name]) - {field.name for field in fields(kind)}
             if unknown:
@@ -161,7 +164,9 @@ def _read_config(path: Path) -> dict:
                 if type(value) is not type(field.default):
                     raise TypeError(f"{name}.{field.name}")
             config[name] = kind(**config[name])
-        config["fingerprints"] = {part: config["fingerprints"][part] for part in FINGERPRINTED}
+        marks = config["fingerprints"]
+        config["fingerprints"] = {part: marks[part] for part in FINGERPRINTED}
+        config["fingerprints"]["config"] = marks.get("config", config["mark"])  # older: none
         config["name"] = str(config["name"])
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
