@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import tiny_dvae
+from builders import shake, tiny_dvae
 from checks import (
     assert_kl_is_per_token,
     assert_relaxes_the_categorical,
@@ -107,8 +107,10 @@ def test_the_codebook_is_the_decoders_first_convolution():
 
 def test_encoding_is_not_random():
     """The same picture gives the same tokens, in training mode too, alone or in a batch."""
-    model, x = tiny_dvae(logit_norm=True).train(), torch.rand(5, 3, 8, 8)
+    model, x = shake(tiny_dvae(logit_norm=True), 2.0).train(), torch.rand(5, 3, 8, 8)
+    torch.nn.init.zeros_(model.encoder.layers[-1].bias)
     tokens = model.encode(x)
+    assert len(tokens.unique()) > 1
     assert torch.equal(model.encode(x), tokens)
     assert torch.equal(model.eval().encode(x), tokens)
     assert torch.equal(torch.cat([model.encode(each[None]) for each in x]), tokens)
@@ -116,10 +118,17 @@ def test_encoding_is_not_random():
 
 def test_tokens_are_the_argmax_in_raster_order():
     """Cell (row, column) becomes token row·w + column."""
-    model, x = tiny_dvae(patch=1), torch.rand(1, 3, 8, 8)
-    logits = model.logits(x)[0]
-    expected = [int(logits[:, row, column].argmax()) for row in range(4) for column in range(4)]
-    assert model.encode(x)[0].tolist() == expected
+    model = tiny_dvae(patch=1)
+    logits = torch.randn(1, 11, 4, 4)
+    model.encoder.forward = lambda x: logits
+    expected = [int(logits[0, :, row, col].argmax()) for row in range(4) for col in range(4)]
+    assert model.encode(torch.rand(1, 3, 8, 8))[0].tolist() == expected
+
+
+def test_the_encoder_sees_mapped_pixels():
+    """[0.1, 0.9], as in the official code; the caller gives [0, 1]."""
+    model, x = tiny_dvae(), torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(model.logits(x), model.encoder(0.8 * x + 0.1))
 
 
 def test_decode_puts_tokens_back_in_raster_order():

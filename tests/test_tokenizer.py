@@ -32,7 +32,7 @@ def test_decode_undoes_ids_for_any_text(text):
         "🐱👨‍👩‍👧",
         "İ ǅ ß ſ",
         "a\tb\nc\0",
-        "e\u0301",
+        "e\u0301 x\u0301",
     ],
 )
 def test_decode_undoes_ids_for_awkward_text(text):
