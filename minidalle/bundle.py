@@ -90,12 +90,13 @@ class Bundle:
             data = save(tensors, metadata={"format": "pt"})
             write_atomically(folder / f"{part}.safetensors", lambda f, data=data: f.write(data))
         write_atomically(folder / "README.md", lambda f: f.write(self.card.encode()))
+        sizes = {"dvae": asdict(self.dvae.config), "dalle": asdict(self.dalle.config)}
         config = {
             "format": FORMAT,
             "name": self.name,
-            "dvae": asdict(self.dvae.config),
-            "dalle": asdict(self.dalle.config),
+            **sizes,
             "fingerprints": {
+                "config": _text_fingerprint(json.dumps(sizes)),
                 "tokenizer": _text_fingerprint(tokenizer),
                 **{part: fingerprint(tensors) for part, tensors in parts.items()},
             },
@@ -113,13 +114,20 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     folder = _find(model)
     config = _read_config(folder / "config.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
-    tokenizer_mark = _text_fingerprint(tokenizer.to_json())
-    _compare(folder / "tokenizer.json", tokenizer_mark, config["fingerprints"]["tokenizer"])
+    # Of the file's text: another release of the library may write the same merges another way.
+    mark = _text_fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    _compare(folder / "tokenizer.json", mark, config["fingerprints"]["tokenizer"])
+    if (V := config["dalle"].V) != tokenizer.V:
+        raise ValueError(f"{folder}: the tokenizer has {tokenizer.V} tokens, DALL·E reads {V}")
     models = {"dvae": DVAE(config["dvae"]), "dalle": DALLE(config["dalle"])}
     for part, module in models.items():
         _fill(module, folder / f"{part}.safetensors", config["fingerprints"][part])
     if (K := config["dvae"].K) != config["dalle"].K:
         raise ValueError(f"{folder}: the dVAE has {K} codes, DALL·E draws {config['dalle'].K}")
+    if ((grid := config["dvae"].grid),) * 2 != (config["dalle"].h, config["dalle"].w):
+        h, w = config["dalle"].h, config["dalle"].w
+        raise ValueError(f"{folder}: the dVAE has {grid}×{grid} tokens, DALL·E draws {h}×{w}")
+    _compare(folder / "config.json", config["mark"], config["fingerprints"]["config"])
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     bundle = Bundle(config["name"], tokenizer, models["dvae"].eval(), models["dalle"].eval(), text)
@@ -133,9 +141,9 @@ def _find(model: str | Path) -> Path:
             if missing:
                 raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
             return folder
-    bundled = ", ".join(sorted(each.name for each in BUNDLED.iterdir() if each.is_dir()))
+    bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/config.json")))
     raise FileNotFoundError(
-        f"there is no model {str(model)!r}; bundled: {bundled}; else give a folder"
+        f"there is no model {str(model)!r}; bundled: {bundled or 'none'}; else give a folder"
     )
 
 
@@ -146,12 +154,19 @@ def _read_config(path: Path) -> dict:
             raise ValueError(
                 f"{path}: format {config['format']} is newer than {FORMAT}; update minidalle"
             )
+        config["mark"] = _text_fingerprint(json.dumps({k: config[k] for k in ("dvae", "dalle")}))
         for name, kind in (("dvae", DVAEConfig), ("dalle", DALLEConfig)):
             unknown = set(config[name]) - {field.name for field in fields(kind)}
             if unknown:
                 raise ValueError(f"{path}: unknown field {name}.{min(unknown)}")
+            for field in fields(kind):
+                value = config[name].get(field.name, field.default)
+                if type(value) is not type(field.default):
+                    raise TypeError(f"{name}.{field.name}")
             config[name] = kind(**config[name])
-        config["fingerprints"] = {part: config["fingerprints"][part] for part in FINGERPRINTED}
+        marks = config["fingerprints"]
+        config["fingerprints"] = {part: marks[part] for part in FINGERPRINTED}
+        config["fingerprints"]["config"] = marks.get("config", config["mark"])  # older: none
         config["name"] = str(config["name"])
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error

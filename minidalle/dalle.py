@@ -112,8 +112,14 @@ class DALLE(nn.Module):
         return self.image_head(x[:, -1]), cache
 
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Append image tokens (B, n) and return the logits of the one that follows, (B, K)."""
+        """Append image tokens (B, n) and return the logits of the one that follows, (B, K).
+
+        Raises ValueError for more tokens than a picture has and for ids outside 0 … K − 1.
+        """
         first = cache.length - (self.config.T + 2)
+        if (n := first + tokens.shape[1]) > self.config.N:
+            raise ValueError(f"{n} image tokens for a picture of {self.config.N}")
+        self._check_ids("image", tokens, self.config.K)
         x = self.transformer.extend(self.embed_image(tokens, first), cache)
         return self.image_head(x[:, -1])
 
@@ -128,13 +134,17 @@ class DALLE(nn.Module):
                 raise ValueError(f"{name} tokens must have shape (B, {length}), not {shape}")
             if ids.dtype != torch.int64:
                 raise ValueError(f"{name} tokens must be int64, not {ids.dtype}")
-            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
-                low, high = int(ids.min()), int(ids.max())
-                raise ValueError(
-                    f"{name} tokens must lie in 0 … {size - 1}; these go from {low} to {high}"
-                )
+            self._check_ids(name, ids, size)
         if len(text) != len(image):
             raise ValueError(f"{len(text)} captions but {len(image)} pictures in one batch")
+
+    @staticmethod
+    def _check_ids(name: str, ids: Tensor, size: int) -> None:
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+            low, high = int(ids.min()), int(ids.max())
+            raise ValueError(
+                f"{name} tokens must lie in 0 … {size - 1}; these go from {low} to {high}"
+            )
 
 
 def initialise(model: DALLE) -> None:

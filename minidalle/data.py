@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .world import SIZES, Scene, family
+from .world import FAMILIES, SIZES, Scene, family
 
 
 class Example(NamedTuple):
@@ -41,6 +41,8 @@ class World:
     ):
         if size not in SIZES:
             raise ValueError(f"the world is drawn at {SIZES} pixels, not at {size}")
+        if not families:
+            raise ValueError(f"no family given; choose some of {', '.join(FAMILIES)}")
         self.families = [family(name) for name in families]
         self.size, self.split, self.seed, self.where, self.length = size, split, seed, where, length
         self[0]  # a wrong split or slot is reported here, not in the middle of a run

@@ -274,7 +274,8 @@ class DVAE(nn.Module):
         z = gumbel_softmax(logits, tau, generator=generator)
         nll = self.nll(x, self.decoder(z).float()).mean()
         kl = kl_to_uniform(logits).mean()
-        marginal = kl_to_uniform(logits.softmax(1).mean((0, 2, 3)).log(), dim=0)
+        # Summed as logarithms: a probability may be smaller than the smallest float.
+        marginal = kl_to_uniform(logits.log_softmax(1).logsumexp((0, 2, 3)), dim=0)
         tokens_per_value = self.config.grid**2 / (3 * self.config.size**2)
         loss = nll + beta * tokens_per_value * kl + balance * marginal
         return ELB(loss, nll, kl, marginal)
@@ -297,6 +298,8 @@ class DVAE(nn.Module):
             raise ValueError(
                 f"this dVAE decodes tokens of shape (B, {c.grid**2}), not {tuple(tokens.shape)}"
             )
+        if tokens.dtype != torch.int64:
+            raise ValueError(f"image tokens must be int64, not {tokens.dtype}")
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < c.K:
             low, high = int(tokens.min()), int(tokens.max())
             raise ValueError(

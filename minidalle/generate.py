@@ -12,14 +12,15 @@ from .show import quiet
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """The k largest logits of each row (B, K); the others become −∞."""
-    threshold = logits.topk(k, dim=-1).values[..., -1:]
-    return logits.where(logits >= threshold, -torch.inf)
+    """The k largest logits of each row (B, K), the first of equal ones; the others become −∞."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    drop = torch.ones_like(order, dtype=torch.bool).scatter(-1, order[..., :k], False)
+    return logits.masked_fill(drop, -torch.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """The fewest most likely codes of each row whose probabilities sum to p or more."""
-    ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
+    ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered  # mass of the codes that are likelier
     drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= p)
     return logits.masked_fill(drop, -torch.inf)
@@ -36,7 +37,9 @@ def choose(
     logits = logits.double()
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits / temperature
+    logits = (
+        logits - logits.amax(-1, keepdim=True)
+    ) / temperature  # finite at the top, however cold
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:

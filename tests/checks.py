@@ -1,0 +1,238 @@
+"""Checks that hold for any right implementation and fail for the known wrong ones (see test_checks.py)."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minidalle.dalle import DALLE
+from minidalle.transformer import Transformer
+
+TOLERANCE = 1e-5  # of float32 numbers of about size 1
+
+# ------------------------------------------------------------------------------- the rules, with loops
+
+
+def row_rule(i: int, j: int, h: int, w: int, kernel: int) -> bool:
+    """Query i sees key j: itself and the w tokens before it in raster order."""
+    return any(j == i - back for back in range(w + 1))
+
+
+def column_rule(i: int, j: int, h: int, w: int, kernel: int) -> bool:
+    """The same column, this row and the rows above."""
+    return j % w == i % w and j // w <= i // w
+
+
+def convolution_rule(i: int, j: int, h: int, w: int, kernel: int) -> bool:
+    """The past half of a kernel×kernel window that slides over the raster and wraps at row ends."""
+    if j > i:
+        return False
+    for up in range(kernel // 2 + 1):
+        middle = i - up * w
+        if middle - kernel // 2 <= j <= middle + kernel // 2:
+            return True
+    return False
+
+
+def full_rule(i: int, j: int, h: int, w: int, kernel: int) -> bool:
+    """Everything before, and itself."""
+    return j <= i
+
+
+RULES = {
+    "row": row_rule,
+    "column": column_rule,
+    "convolution": convolution_rule,
+    "full": full_rule,
+}
+
+
+def image_matrix(kind: str, h: int, w: int, kernel: int) -> Tensor:
+    """The rule of one kind for every pair of raster positions, (N, N)."""
+    N, rule = h * w, RULES[kind]
+    return torch.tensor([[rule(i, j, h, w, kernel) for j in range(N)] for i in range(N)])
+
+
+def stream_matrix(kind: str, prefix: int, h: int, w: int, kernel: int) -> Tensor:
+    """The rule of one kind for the whole stream: causal prefix, seen by every image position."""
+    n = prefix + h * w
+    matrix = torch.zeros(n, n, dtype=torch.bool)
+    for q in range(n):
+        for k in range(n):
+            if q < prefix:
+                matrix[q, k] = k <= q
+            elif k < prefix:
+                matrix[q, k] = True
+            else:
+                matrix[q, k] = RULES[kind](q - prefix, k - prefix, h, w, kernel)
+    return matrix
+
+
+# -------------------------------------------------------------------------------- what sees what
+
+
+def receptive_field(function: Callable[[Tensor], Tensor], n: int, D: int) -> Tensor:
+    """Which inputs each output depends on, by gradients: (n, n) bool, function (1, n, D) → (1, n, ·).
+
+    In 64 bit, so that no gradient is 0 by rounding.
+    """
+    x = torch.randn(1, n, D, dtype=torch.float64, requires_grad=True)
+    y = function(x)
+    weights = torch.randn(y.shape[-1], dtype=y.dtype)
+    rows = [torch.autograd.grad(y[0, q] @ weights, x, retain_graph=True)[0] for q in range(n)]
+    return torch.stack([row[0].abs().amax(-1) > 0 for row in rows])
+
+
+def assert_receptive_field(function: Callable[[Tensor], Tensor], D: int, expected: Tensor) -> None:
+    """Output q depends on input k exactly where ``expected`` (n, n) says so."""
+    seen = receptive_field(function, len(expected), D)
+    wrong = (seen != expected).nonzero().tolist()
+    assert not wrong, f"positions (query, key) that differ from the rule: {wrong[:5]}"
+
+
+def stream_logits(model: DALLE) -> Callable[[Tensor], list[Tensor]]:
+    """Text and image tokens as one row (T + N,) → the logits that predict each of them."""
+    T = model.config.T
+
+    def logits(stream: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            text, image = model(stream[None, :T], stream[None, T:])
+        return [*text[0], *image[0]]
+
+    return logits
+
+
+def assert_causal(
+    logits_of: Callable[[Tensor], Sequence[Tensor]], tokens: Tensor, sizes: Sequence[int]
+) -> None:
+    """Changing token t leaves the logits of tokens 0 … t alone and moves the logits of a later one.
+
+    tokens (n,); sizes: how many ids token t can have; logits_of gives one vector of logits a token.
+    """
+    before = logits_of(tokens)
+    assert len(before) == len(tokens)
+    for t, size in enumerate(sizes):
+        changed = tokens.clone()
+        changed[t] = (changed[t] + 1) % size
+        after = logits_of(changed)
+        moved = [
+            k
+            for k, (a, b) in enumerate(zip(before, after, strict=True))
+            if (a - b).abs().max() > TOLERANCE
+        ]
+        leaks = [k for k in moved if k <= t]
+        assert not leaks, f"token {t} moves the logits that predict tokens {leaks}"
+        assert moved or t == len(tokens) - 1, f"token {t} moves nothing that comes after it"
+
+
+# ------------------------------------------------------------------------------------- the cache
+
+
+def assert_same_with_cache(model: Transformer, x: Tensor, pieces: Sequence[int]) -> None:
+    """The stream x (B, n, D), appended in pieces of the given lengths, gives what `forward` gives."""
+    assert sum(pieces) == x.shape[1]
+    with torch.no_grad():
+        expected = model(x)
+        cache = model.new_cache(len(x))
+        for k in range(len(cache.keys)):  # what is not written yet must not be read
+            cache.keys[k].fill_(torch.nan)
+            cache.values[k].fill_(torch.nan)
+        found = torch.cat([model.extend(part, cache) for part in x.split(list(pieces), 1)], 1)
+    error = (found - expected).abs().amax((0, 2))
+    wrong = (~(error < TOLERANCE * 10)).nonzero().flatten().tolist()
+    assert not wrong, f"cached and uncached outputs differ at positions {wrong}"
+
+
+def assert_same_logits_with_cache(model: DALLE, text: Tensor, image: Tensor, known: int) -> None:
+    """begin, one step over ``known`` image tokens, then single steps: the logits of `forward`."""
+    with torch.no_grad():
+        _, expected = model(text, image)
+        logits, cache = model.begin(text)
+        found = {0: logits}
+        if known:
+            found[known] = model.step(image[:, :known], cache)
+        for k in range(known, image.shape[1] - 1):
+            found[k + 1] = model.step(image[:, k : k + 1], cache)
+    for k, logits in found.items():
+        if k < image.shape[1]:
+            error = (logits - expected[:, k]).abs().max()
+            assert error < TOLERANCE * 10, f"logits of image token {k} differ by {error:.2g}"
+
+
+class PositionCounter:
+    """Counts the positions that go through a model's first layer, call by call."""
+
+    def __init__(self, layer: nn.Module):
+        self.counts: list[int] = []
+        layer.register_forward_hook(lambda module, args, out: self.counts.append(out.shape[1]))
+
+
+def assert_one_position_per_step(model: DALLE, draw: Callable[[], object]) -> None:
+    """Drawing computes the prefix once and then a single new position for every token but the last."""
+    counter = PositionCounter(model.transformer.layers[0].attention.qkv)
+    draw()
+    c = model.config
+    expected = [c.T + 2] + [1] * (c.N - 1)
+    assert counter.counts == expected, f"positions a call: {counter.counts}, not {expected}"
+
+
+# ------------------------------------------------------------------------------- the dVAE's parts
+
+
+def assert_kl_is_per_token(kl: Callable[[Tensor], Tensor], K: int = 7) -> None:
+    """kl of logits (B, K, h, w): 0 for uniform, ln K for one-hot, ≥ 0, the same for a doubled batch."""
+    shape = (2, K, 3, 2)
+    torch.testing.assert_close(kl(torch.zeros(shape)), torch.tensor(0.0), atol=1e-5, rtol=0)
+    codes = torch.randint(K, (2, 3, 2))
+    one_hot = 1e3 * torch.nn.functional.one_hot(codes, K).permute(0, 3, 1, 2).float()
+    torch.testing.assert_close(kl(one_hot), torch.tensor(math.log(K)))
+    logits = torch.randn(shape)
+    assert kl(logits) >= 0
+    torch.testing.assert_close(kl(torch.cat([logits, logits])), kl(logits))
+
+
+def assert_relaxes_the_categorical(
+    sample: Callable[[Tensor, float], Tensor], draws: int = 4000
+) -> None:
+    """sample(logits (B, K, h, w), τ): a distribution over dim 1 whose argmax follows softmax(logits)."""
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0]).view(1, 4, 1, 1)
+    z = sample(logits.expand(draws, 4, 2, 3), 0.7)
+    torch.testing.assert_close(z.sum(1), torch.ones(draws, 2, 3))
+    assert 0.01 < z.amax(1).mean() < 0.99, "neither flat nor a hard one-hot"
+    frequency = torch.bincount(z.argmax(1).flatten(), minlength=4) / (draws * 6)
+    p = logits.flatten().softmax(0)
+    spread = (p * (1 - p) / (draws * 6)).sqrt()
+    assert ((frequency - p).abs() < 5 * spread).all(), f"{frequency.tolist()} for {p.tolist()}"
+
+
+# ------------------------------------------------------------------------------------ schedules
+
+
+def assert_schedule_is_pure(schedule: Callable[[int], float], steps: int) -> None:
+    """The value depends on the step alone: in any order and asked again, it is the same."""
+    forwards = [schedule(step) for step in range(steps)]
+    order = list(range(steps))
+    random.Random(0).shuffle(order)
+    shuffled = {step: schedule(step) for step in order}
+    assert forwards == [shuffled[step] for step in range(steps)]
+
+
+def assert_monotone(schedule: Callable[[int], float], steps: int) -> None:
+    """It never turns round, not even where an epoch would end."""
+    values = [schedule(step) for step in range(steps)]
+    ups = [b >= a for a, b in zip(values, values[1:], strict=False)]
+    downs = [b <= a for a, b in zip(values, values[1:], strict=False)]
+    assert all(ups) or all(downs)
+
+
+# ------------------------------------------------------------------------------------ arguments
+
+
+def assert_untouched(call: Callable[[], object], *tensors: Tensor) -> None:
+    """The call leaves these tensors bit for bit as they were."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    call()
+    for k, (old, new) in enumerate(zip(before, tensors, strict=True)):
+        assert old.shape == new.shape and torch.equal(old, new), f"tensor {k} was written into"

@@ -1,0 +1,281 @@
+"""The single stream: what predicts what, what counts in the loss, how large the paper's model is."""
+
+import math
+
+import pytest
+import torch
+from builders import tiny_dalle, tiny_dvae, tiny_tokens
+from checks import (
+    assert_causal,
+    assert_same_logits_with_cache,
+    assert_untouched,
+    stream_logits,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidalle.dalle import DALLE, DALLEConfig
+
+
+def test_the_papers_model_has_about_twelve_billion_parameters():
+    """Counted on the meta device, where nothing is stored: 12 layers' worth of 12 D² each, and more."""
+    with torch.device("meta"):
+        model = DALLE(DALLEConfig())
+    parameters = sum(p.numel() for p in model.parameters())
+    assert 11.8e9 < parameters < 12.6e9
+    layers = sum(p.numel() for p in model.transformer.layers.parameters())
+    D = 3968
+    assert layers == 64 * (12 * D * D + 13 * D)
+
+
+def test_first_losses_are_those_of_a_guess():
+    """A fresh model knows nothing: ln V for text, ln K for the image, up to 0.1."""
+    model = DALLE(DALLEConfig(V=300, T=8, K=50, h=3, w=4, D=64, H=4, L=4, kernel=3))
+    loss = model.loss(*tiny_tokens(model, 8))
+    assert loss.text_per_token.item() == pytest.approx(math.log(300), abs=0.1)
+    assert loss.image_per_token.item() == pytest.approx(math.log(50), abs=0.1)
+
+
+def test_the_loss_is_an_eighth_text_and_seven_eighths_image():
+    """Paper, §2.2."""
+    model = tiny_dalle()
+    loss = model.loss(*tiny_tokens(model))
+    torch.testing.assert_close(loss.loss, loss.text_per_token / 8 + 7 * loss.image_per_token / 8)
+
+
+def test_each_part_is_divided_by_its_own_number_of_targets():
+    """A loop over all targets gives the two means, padding left out."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model, 3)
+    text[0, 2:] = model.config.V + torch.tensor([2, 3])
+    text_logits, image_logits = model(text, image)
+    of_text, of_image = [], []
+    for b in range(3):
+        for k in range(4):
+            if text[b, k] < model.config.V:
+                of_text.append(-text_logits[b, k].log_softmax(0)[text[b, k]])
+        for k in range(6):
+            of_image.append(-image_logits[b, k].log_softmax(0)[image[b, k]])
+    loss = model.loss(text, image)
+    assert len(of_text) == 2 + 3 + 3
+    torch.testing.assert_close(loss.text_per_token, torch.stack(of_text).mean())
+    torch.testing.assert_close(loss.image_per_token, torch.stack(of_image).mean())
+
+
+def test_the_loss_does_not_depend_on_the_size_of_the_batch():
+    """A doubled batch has the same loss."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model)
+    once, twice = model.loss(text, image), model.loss(text.repeat(2, 1), image.repeat(2, 1))
+    torch.testing.assert_close(tuple(once), tuple(twice))
+
+
+def test_padding_is_no_target():
+    """The logits that would predict padding get no gradient; those before it do."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model, 1)
+    text[0, 2:] = model.config.V + torch.tensor([2, 3])
+    reached = {}
+    model.text_head.register_full_backward_hook(
+        lambda module, grad_in, grad_out: reached.update(text=grad_out[0])
+    )
+    model.loss(text, image).loss.backward()
+    assert reached["text"][0, :2].abs().amax(-1).gt(0).all()
+    assert not reached["text"][0, 2:].any()
+
+
+def test_padding_is_attended_to():
+    """Each position has a padding token of its own, and the image sees it."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model, 1)
+    _, before = model(text, image)
+    with torch.no_grad():
+        model.text_embedding.weight[model.config.V + 3, 0] += 1.0
+    _, after = model(text, image)
+    assert not torch.allclose(before, after)
+    with torch.no_grad():
+        model.text_embedding.weight[model.config.V + 2, 0] += 1.0  # not in this caption
+    torch.testing.assert_close(model(text, image)[1], after)
+
+
+def test_every_position_reaches_its_own_head_only():
+    """The first image token is trained under the image head, the last text token under the text head."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model, 1)
+    T, N = 4, 6
+    states = {}
+    model.transformer.norm.register_forward_hook(lambda m, a, out: states.update(x=out))
+    text_logits, image_logits = model(text, image)
+    assert text_logits.shape == (1, T, 20) and image_logits.shape == (1, N, 11)
+    for logits, first in ((text_logits, 0), (image_logits, T + 1)):
+        for k in range(logits.shape[1]):
+            (grad,) = torch.autograd.grad(logits[0, k].sum(), states["x"], retain_graph=True)
+            at = grad[0].abs().amax(-1).nonzero().flatten().tolist()
+            assert at == [first + k], "token k is predicted at the position before it"
+
+
+def test_the_image_loss_leaves_the_text_head_alone():
+    """And the text loss leaves the image head and the image's embeddings alone."""
+    model = tiny_dalle()
+    loss = model.loss(*tiny_tokens(model))
+    heads = (model.text_head.weight, model.image_head.weight, model.image_embedding.weight)
+    of_image = torch.autograd.grad(
+        loss.image_per_token, heads, retain_graph=True, allow_unused=True
+    )
+    of_text = torch.autograd.grad(loss.text_per_token, heads, allow_unused=True)
+    assert of_image[0] is None and of_image[1].any() and of_image[2].any()
+    assert of_text[0].any() and of_text[1] is None
+    assert of_text[2] is None or not of_text[2].any()
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 2)])
+@pytest.mark.parametrize("L", [1, 2, 5])
+def test_no_token_moves_the_logits_before_it(L, grid):
+    """Perturbing token t leaves every logit that predicts tokens ≤ t unchanged, text and image."""
+    model = tiny_dalle(h=grid[0], w=grid[1], L=L)
+    text, image = tiny_tokens(model, 1)
+    text = text.clamp_max(model.config.V - 1)
+    sizes = [model.config.V] * 4 + [model.config.K] * 6
+    assert_causal(stream_logits(model), torch.cat([text, image], 1)[0], sizes)
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize("B", [1, 3])
+def test_cached_logits_equal_uncached_with_a_prefix_of_the_picture(B, known):
+    """begin and step give forward's logits, however many image tokens are given at once."""
+    model = tiny_dalle(L=5)
+    assert_same_logits_with_cache(model, *tiny_tokens(model, B), known)
+
+
+def test_rows_and_columns_of_the_grid_have_their_own_embeddings():
+    """On a grid of 2×3, raster position 4 stands in row 1 and column 1."""
+    model = tiny_dalle()
+    ids = torch.zeros(1, 6, dtype=torch.int64)
+    expected = (
+        model.image_embedding.weight[0]
+        + model.row_position.weight[1]
+        + model.column_position.weight[1]
+    )
+    torch.testing.assert_close(model.embed_image(ids)[0, 4], expected)
+    torch.testing.assert_close(model.embed_image(ids[:, :1], first=4)[0, 0], expected)
+
+
+def test_the_stream_begins_with_start_of_text_and_ends_its_prefix_with_start_of_image():
+    """[start-of-text, t₁ … t_T, start-of-image]."""
+    model = tiny_dalle()
+    text, _ = tiny_tokens(model, 2)
+    prefix = model.embed_prefix(text)
+    assert prefix.shape == (2, 6, 16)
+    assert torch.equal(prefix[1, 0], model.start[0]) and torch.equal(prefix[0, -1], model.start[1])
+    token = model.text_embedding.weight[text[1, 2]] + model.text_position.weight[2]
+    assert torch.equal(prefix[1, 3], token)
+
+
+def test_inputs_are_left_alone():
+    """Padding is taken out of the targets, not out of the caller's tensor."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model)
+    assert_untouched(lambda: model.loss(text, image).loss.backward(), text, image)
+    assert_untouched(lambda: model.step(image[:, :2], model.begin(text)[1]), text, image)
+
+
+@given(st.sampled_from(["text", "image"]), st.sampled_from([-100, -1, 0, 1000]), st.integers(0, 3))
+def test_ids_out_of_range_are_errors_before_any_kernel(name, excess, at):
+    """The message has the range and what was found."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model)
+    ids, size = {"text": (text, 24), "image": (image, 11)}[name]
+    ids[1, at] = excess if excess < 0 else size + excess
+    model.transformer.forward = None  # nothing may get as far as this
+    with pytest.raises(ValueError, match=rf"{name} tokens must lie in 0 … {size - 1}"):
+        model(text, image)
+    with pytest.raises(ValueError, match=str(int(ids[1, at]))):
+        model.loss(text, image)
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "words"),
+    [
+        (torch.zeros(2, 5).long(), torch.zeros(2, 6).long(), r"text.*\(B, 4\).*\(2, 5\)"),
+        (torch.zeros(2, 4).long(), torch.zeros(2, 2, 3).long(), r"image.*\(B, 6\).*\(2, 2, 3\)"),
+        (torch.zeros(2, 4), torch.zeros(2, 6).long(), "text.*int64.*float32"),
+        (torch.zeros(2, 4).long(), torch.zeros(2, 6).int(), "image.*int64.*int32"),
+        (torch.zeros(2, 4).long(), torch.zeros(3, 6).long(), "2 captions but 3 pictures"),
+    ],
+)
+def test_wrong_shapes_and_types_are_errors(text, image, words):
+    """The message has both shapes, or both types, or both numbers."""
+    with pytest.raises(ValueError, match=words):
+        tiny_dalle().loss(text, image)
+
+
+def test_begin_checks_its_captions():
+    """Sampling's door is as strict as training's."""
+    with pytest.raises(ValueError, match="24"):
+        tiny_dalle().begin(torch.full((1, 4), 24))
+
+
+def test_step_checks_its_tokens():
+    """An id out of range is an error here too, not an assertion on the device."""
+    model = tiny_dalle()
+    _, cache = model.begin(torch.zeros(1, 4).long())
+    with pytest.raises(ValueError, match="0 … 10.*11"):
+        model.step(torch.tensor([[11]]), cache)
+
+
+def test_a_picture_takes_no_more_tokens_than_it_has():
+    """N + 1 tokens: both numbers in the message."""
+    model = tiny_dalle()
+    _, cache = model.begin(torch.zeros(1, 4).long())
+    with pytest.raises(ValueError, match="7.*6"):
+        model.step(torch.zeros(1, 7).long(), cache)
+
+
+def test_a_step_of_stage_two_leaves_the_dvae_alone():
+    """Encode, learn, decay: every bit of the dVAE stays, and it encodes the same again."""
+    dvae = tiny_dvae()
+    model = tiny_dalle(K=11, h=2, w=2)
+    weights = [p.detach() for p in dvae.parameters()]
+    pictures = torch.rand(2, 3, 8, 8)
+    text, _ = tiny_tokens(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    first = dvae.encode(pictures)
+
+    def step() -> None:
+        model.loss(text, dvae.encode(pictures)).loss.backward()
+        optimizer.step()
+
+    assert_untouched(step, *weights)
+    assert all(p.grad is None for p in dvae.parameters())
+    assert torch.equal(dvae.encode(pictures), first)
+
+
+def test_a_few_steps_learn_one_pair_by_heart():
+    """The loss can fall to almost nothing: all parts are connected."""
+    model = DALLE(DALLEConfig(V=20, T=4, K=11, h=2, w=3, D=32, H=2, L=2, kernel=3))
+    text, image = tiny_tokens(model, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model.loss(text, image).loss.backward()
+        optimizer.step()
+    assert model.loss(text, image).loss < 0.05
+    assert torch.equal(model(text, image)[1].argmax(-1), image)
+
+
+def test_cross_entropy_is_computed_in_32_bit():
+    """Under autocast too (paper: logits in 32 bit)."""
+    model = tiny_dalle()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(*tiny_tokens(model))
+    assert all(part.dtype == torch.float32 for part in loss)
+
+
+def test_branches_start_small_enough_to_add_up_to_one():
+    """Last layers of the 2L branches have std 0.02 / √(2L), all other weights 0.02, biases 0."""
+    model = DALLE(DALLEConfig(V=300, T=8, K=50, h=3, w=4, D=64, H=4, L=8, kernel=3))
+    layer = model.transformer.layers[3]
+    assert layer.mlp[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for last in (layer.attention.out, layer.mlp[2]):
+        assert last.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))

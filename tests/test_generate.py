@@ -1,0 +1,257 @@
+"""Choosing codes, and drawing them one position at a time."""
+
+import math
+
+import pytest
+import torch
+from builders import tiny_dalle, tiny_tokens
+from checks import assert_one_position_per_step, assert_untouched
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from minidalle.generate import choose, generate, keep_top_k, keep_top_p, uniforms
+
+K = 11  # codes of the tiny model
+rows = st.lists(st.integers(-6, 6), min_size=2, max_size=8)  # small integers, so that ties occur
+shares = st.floats(0, 1, exclude_max=True)
+ALMOST_ONE = 1 - 2**-24  # the largest number that torch.rand can draw
+
+
+def logits_of(row) -> torch.Tensor:
+    return torch.tensor([row], dtype=torch.float32)
+
+
+def pick(row, u, temperature=1.0, top_k=None, top_p=None) -> int:
+    return int(choose(logits_of(row), torch.tensor([u]), temperature, top_k, top_p))
+
+
+# --------------------------------------------------------------------------------- one choice
+
+
+def test_choose_by_hand():
+    """Probabilities 1/2, 1/4, 1/4: u decides by the inverse cumulative distribution."""
+    row = [math.log(2), 0.0, 0.0]
+    assert [pick(row, u) for u in (0.0, 0.49, 0.51, 0.74, 0.76, ALMOST_ONE)] == [0, 0, 1, 1, 2, 2]
+
+
+@given(rows, shares)
+@example([2, 2, 2], 0.9)
+def test_temperature_0_and_top_1_are_greedy(row, u):
+    """Both take the first of the likeliest codes, whatever the number drawn, ties included."""
+    best = row.index(max(row))
+    assert pick(row, u, temperature=0) == best
+    assert pick(row, u, top_k=1) == best
+    assert pick(row, u, top_p=1e-9) == best
+
+
+@given(rows, shares)
+def test_a_tiny_temperature_is_greedy_and_finite(row, u):
+    """As the temperature falls to the smallest number there is, the choice becomes greedy."""
+    assume(row.count(max(row)) == 1)
+    for temperature in (1e-3, 1e-30, 5e-324):
+        assert pick(row, u, temperature=temperature) == row.index(max(row))
+
+
+@given(rows, st.data())
+def test_top_k_keeps_k_codes(row, data):
+    """Exactly the k largest, ties or not; the others get probability 0."""
+    k = data.draw(st.integers(1, len(row)))
+    kept = keep_top_k(logits_of(row), k)[0].isfinite()
+    assert int(kept.sum()) == k
+    values = torch.tensor(row)
+    assert k == len(row) or values[kept].min() >= values[~kept].max()
+
+
+@given(rows, st.floats(0.01, 1.0))
+def test_top_p_keeps_the_fewest_codes_that_reach_p(row, p):
+    """Their sum reaches p; without the least likely of them it does not."""
+    logits = logits_of(row).double()
+    kept = keep_top_p(logits, p)[0].isfinite()
+    probability = logits.softmax(-1)[0]
+    assert float(probability[kept].sum()) >= p - 1e-9
+    assert float(probability[kept].sum() - probability[kept].min()) < p + 1e-9
+    assert kept.all() or probability[kept].min() >= probability[~kept].max()
+
+
+def test_top_p_of_1_keeps_everything():
+    """Also what is very unlikely."""
+    assert keep_top_p(torch.tensor([[0.0, -20.0, -30.0]]).double(), 1.0).isfinite().all()
+
+
+def test_every_row_is_cut_by_itself():
+    """Two rows of one batch with different favourites."""
+    logits = torch.tensor([[3.0, 2, 1, 0], [0, 1, 2, 3]])
+    for keep in (lambda x: keep_top_k(x, 2), lambda x: keep_top_p(x, 0.8)):
+        assert keep(logits).isfinite().tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
+    chosen = choose(logits, torch.tensor([0.99, 0.0]), 1.0, 2, None)
+    assert chosen.tolist() == [1, 2]
+
+
+@given(
+    st.lists(st.sampled_from([-math.inf, 0.0, 1.0, -50.0]), min_size=2, max_size=8),
+    st.one_of(shares, st.sampled_from([0.0, ALMOST_ONE, 1 - 2**-53])),
+)
+def test_no_impossible_code_is_chosen(row, u):
+    """Codes of probability 0 at the start, in the middle and at the end, and u at both ends."""
+    assume(max(row) > -math.inf)
+    chosen = int(choose(logits_of(row), torch.tensor([u], dtype=torch.float64), 1.0, None, None))
+    assert 0 <= chosen < len(row)
+    assert row[chosen] > -math.inf
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_codes_occur_as_often_as_their_probability_says(temperature):
+    """A fine comb of numbers u: frequencies are softmax(logits / temperature)."""
+    logits = torch.tensor([[2.0, -1.0, 0.5, 0.0]])
+    n = 10_000
+    u = (torch.arange(n) + 0.5) / n
+    chosen = choose(logits.expand(n, 4), u, temperature, None, None)
+    frequency = torch.bincount(chosen, minlength=4) / n
+    torch.testing.assert_close(frequency, (logits[0] / temperature).softmax(0), atol=2e-4, rtol=0)
+
+
+def test_truncation_comes_after_the_temperature():
+    """p is a share of what is sampled from, not of the raw probabilities."""
+    row = [3.0, 2.0, 1.0, 0.0]  # 0.64 0.24 0.09 0.03; at temperature 4 nearly even
+    drawn = {pick(row, u / 100, temperature=4.0, top_p=0.7) for u in range(100)}
+    assert drawn == {0, 1, 2}
+
+
+def test_choosing_leaves_its_arguments_alone():
+    """Truncation writes −∞ into a copy."""
+    logits, u = torch.randn(3, K), torch.rand(3)
+    assert_untouched(lambda: choose(logits, u, 0.7, 3, 0.5), logits, u)
+    assert_untouched(lambda: keep_top_k(logits, 2), logits)
+    assert_untouched(lambda: keep_top_p(logits, 0.5), logits)
+
+
+# ------------------------------------------------------------------------------- whole pictures
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return tiny_dalle()
+
+
+@pytest.fixture(scope="module")
+def text(model):
+    return tiny_tokens(model, 3)[0]
+
+
+def draw(model, text, seed=0, **settings):
+    return generate(model, text, torch.Generator().manual_seed(seed), **settings)
+
+
+def test_tokens_come_caption_by_caption(model, text):
+    """n rows for each caption, of N codes each, all of them codes."""
+    tokens = draw(model, text, n=2)
+    assert tokens.shape == (6, 6) and tokens.dtype == torch.int64
+    assert tokens.min() >= 0 and tokens.max() < K
+    greedy = draw(model, text, n=2, temperature=0)
+    assert torch.equal(greedy, draw(model, text, temperature=0).repeat_interleave(2, 0))
+
+
+def test_greedy_drawing_is_what_the_uncached_model_likes_best(model, text):
+    """Temperature 0 = top-k 1 = a loop over full forward passes."""
+    image = torch.zeros(3, 6, dtype=torch.int64)
+    for k in range(6):
+        with torch.no_grad():
+            image[:, k] = model(text, image)[1][:, k].argmax(-1)
+    assert torch.equal(draw(model, text, temperature=0), image)
+    assert torch.equal(draw(model, text, top_k=1), image)
+    assert torch.equal(draw(model, text, temperature=0, seed=5), image)
+
+
+def test_sampling_is_what_the_uncached_model_samples(model, text):
+    """The same numbers u and full forward passes give the same picture."""
+    u = uniforms(3, 6, torch.Generator().manual_seed(4))
+    image = torch.zeros(3, 6, dtype=torch.int64)
+    for k in range(6):
+        with torch.no_grad():
+            logits = model(text, image)[1][:, k]
+        image[:, k] = choose(logits, u[:, k], 0.8, 7, 0.9)
+    assert torch.equal(draw(model, text, 4, temperature=0.8, top_k=7, top_p=0.9), image)
+
+
+def test_the_seed_decides(model, text):
+    """Same seed, same pictures; another seed, others; no global random state is used or moved."""
+    state = torch.get_rng_state()
+    first = draw(model, text, 1, n=4)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(7)
+    assert torch.equal(draw(model, text, 1, n=4), first)
+    assert not torch.equal(draw(model, text, 2, n=4), first)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 100])
+def test_the_batch_does_not_matter(model, text, batch):
+    """Neither where it cuts through one caption's candidates nor where it joins several captions'."""
+    assert torch.equal(draw(model, text, n=3, batch=batch), draw(model, text, n=3))
+
+
+def test_the_first_pictures_do_not_depend_on_how_many_follow(model, text):
+    """n = 4 begins with n = 2's pictures."""
+    assert torch.equal(draw(model, text[:1], n=4)[:2], draw(model, text[:1], n=2))
+
+
+def test_candidates_of_one_caption_differ(model, text):
+    """Each candidate has numbers of its own."""
+    assert len(set(map(tuple, draw(model, text[:1], n=8).tolist()))) > 1
+
+
+def test_one_new_position_is_computed_per_step(text):
+    """The cache is used: the prefix once, then one position for each token but the last."""
+    model = tiny_dalle()
+    assert_one_position_per_step(model, lambda: draw(model, text, n=2))
+
+
+def test_captions_share_their_prefix(text):
+    """The prefix of a caption is computed once, however many candidates it has."""
+    model = tiny_dalle()
+    sizes = []
+    original = model.begin
+    model.begin = lambda text: (sizes.append(len(text)), original(text))[1]
+    draw(model, text, n=5)
+    assert sizes == [3]
+
+
+def test_drawing_leaves_its_arguments_alone(model, text):
+    """Captions and weights are bit for bit as before."""
+    weights = [p.detach() for p in model.parameters()]
+    assert_untouched(lambda: draw(model, text, n=2, top_k=3, top_p=0.9), text, *weights)
+
+
+def test_top_k_counts_image_codes(model, text):
+    """k may be as large as K, and no larger, whatever the text vocabulary's size."""
+    assert torch.equal(draw(model, text, top_k=K), draw(model, text))
+    with pytest.raises(ValueError, match=rf"1 … {K}.*{K + 1}"):
+        draw(model, text, top_k=K + 1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"top_p": math.nan},
+        {"n": 0},
+        {"batch": 0},
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing_are_errors(model, text, settings):
+    """The message names the number."""
+    (number,) = settings.values()
+    with pytest.raises(ValueError, match=str(number)):
+        draw(model, text, **settings)
+
+
+def test_captions_are_checked(model):
+    """An id out of range does not reach a kernel."""
+    with pytest.raises(ValueError, match="text tokens must lie in 0 … 23"):
+        draw(model, torch.full((1, 4), 24))

@@ -1,0 +1,174 @@
+"""One layer sees what its mask says; many layers leak nothing; the cached form gives the same numbers."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builders import shake, tiny_transformer
+from checks import (
+    assert_receptive_field,
+    assert_same_with_cache,
+    assert_untouched,
+    receptive_field,
+    stream_matrix,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidalle.masks import KINDS, layer_schedule, stream_mask
+from minidalle.transformer import Attention, Layer, Transformer, TransformerConfig, attend
+
+GRIDS = [(3, 4), (4, 2), (1, 5), (5, 1)]
+STACKS = [(kind,) * 2 for kind in KINDS] + [layer_schedule(7)]
+
+
+def pieces_of(n: int, prefix: int) -> list[tuple[int, ...]]:
+    """Ways to append n positions: all at once, one by one, prefix then one by one, in uneven pieces."""
+    ways = [(n,), (1,) * n, (prefix,) + (1,) * (n - prefix), (prefix, 4) + (1,) * (n - prefix - 4)]
+    return [*ways, (1, 2, prefix, n - prefix - 3)]
+
+
+def test_attention_by_hand():
+    """Two keys, one head, numbers one can follow: weights are softmax(q·k / √2)."""
+    q = torch.tensor([[[[1.0, 1.0]]]])
+    k = torch.tensor([[[[1.0, 0.0], [1.0, 2.0]]]])
+    v = torch.tensor([[[[1.0, 0.0], [0.0, 1.0]]]])
+    a, b = math.exp(1 / math.sqrt(2)), math.exp(3 / math.sqrt(2))
+    out = attend(q, k, v, torch.tensor([[True, True]]))
+    torch.testing.assert_close(out.flatten(), torch.tensor([a / (a + b), b / (a + b)]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attention_equals_torchs(kind):
+    """The readable form gives what scaled_dot_product_attention gives."""
+    mask = stream_mask(kind, 3, 3, 4, 3)
+    q, k, v = torch.randn(3, 2, 2, 15, 8)
+    expected = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(attend(q, k, v, mask), expected)
+
+
+def test_attention_forbids_even_huge_scores():
+    """A masked key has weight exactly 0, however large its score and its value."""
+    q = k = torch.full((1, 1, 2, 4), 30.0)
+    v = torch.tensor([1.0, 1e9]).view(1, 1, 2, 1)
+    out = attend(q, k, v, torch.ones(2, 2, dtype=torch.bool).tril())
+    assert out[0, 0, 0, 0] == 1.0
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_receptive_field_of_a_layer_is_the_rule(kind, grid):
+    """By gradients, on grids that are no squares; residual and MLP widen nothing."""
+    layer = shake(Layer(8, 2)).double()
+    mask = stream_mask(kind, 3, *grid, 3)
+    expected = stream_matrix(kind, 3, *grid, 3)
+    assert_receptive_field(lambda x: layer(x, mask), 8, expected)
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 4), st.integers(1, 4), st.sampled_from([1, 3, 5]))
+def test_the_receptive_field_of_attention_is_the_rule(kind, h, w, kernel):
+    """The same for the attention alone, on any small grid."""
+    attention = shake(Attention(8, 2)).double()
+    mask = stream_mask(kind, 2, h, w, kernel)
+    expected = stream_matrix(kind, 2, h, w, kernel)
+    assert_receptive_field(lambda x: attention(x, mask), 8, expected)
+
+
+@pytest.mark.parametrize("kinds", STACKS, ids="-".join)
+def test_a_stack_of_layers_leaks_nothing(kinds):
+    """At any depth, no output depends on a later input; the prefix sees no picture."""
+    model = tiny_transformer(kinds, L=len(kinds)).double()
+    seen = receptive_field(model, 15, 8)
+    assert not seen.triu(1).any()
+    assert seen.diagonal().all()
+    assert seen[3:, :3].all(), "every image position sees the whole prefix"
+
+
+def test_every_layer_has_the_mask_of_its_kind():
+    """Which mask goes to which layer, seen from outside by the first layer's field."""
+    for kind in KINDS:
+        model = tiny_transformer((kind,), L=1).double()
+        expected = stream_matrix(kind, 3, 3, 4, 3)
+        assert_receptive_field(model, 8, expected)
+
+
+def test_by_default_the_layers_follow_the_papers_schedule():
+    """An empty ``kinds`` means the schedule."""
+    assert tiny_transformer(L=6).kinds == layer_schedule(6)
+
+
+@pytest.mark.parametrize("grid", [(3, 4), (4, 3)])
+@pytest.mark.parametrize("kinds", STACKS, ids="-".join)
+@pytest.mark.parametrize("way", range(5))
+def test_cached_equals_uncached(kinds, grid, way):
+    """At depth ≥ 2, for every kind and the paper's schedule, in whatever pieces the stream arrives."""
+    model = tiny_transformer(kinds, *grid, L=len(kinds))
+    assert_same_with_cache(model, torch.randn(1, 15, 8), pieces_of(15, 3)[way])
+
+
+def test_cached_equals_uncached_for_several_streams():
+    """Rows of a batch do not mix in the cache."""
+    assert_same_with_cache(tiny_transformer(L=3), torch.randn(3, 15, 8), (3, 5) + (1,) * 7)
+
+
+def test_rows_of_a_batch_do_not_mix():
+    """A stream's output does not depend on its neighbours."""
+    model, x = tiny_transformer(L=3), torch.randn(3, 15, 8)
+    torch.testing.assert_close(model(x)[1:2], model(x[1:2]), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [3, torch.tensor([2, 1])])
+def test_a_repeated_cache_continues_each_row(n):
+    """After `repeat`, every candidate goes on from its own row's prefix, and the original is intact."""
+    model, x = tiny_transformer(L=3), torch.randn(2, 15, 8)
+    rows = torch.arange(2).repeat_interleave(n)
+    with torch.no_grad():
+        cache = model.new_cache(2)
+        model.extend(x[:, :5], cache)
+        many = cache.repeat(n)
+        found = model.extend(x[rows][:, 5:6], many)
+        expected = model(x)[rows][:, 5:6]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (cache.length, many.length) == (5, 6)
+
+
+def test_a_full_stream_takes_no_more():
+    """The message has both numbers."""
+    model = tiny_transformer()
+    cache = model.new_cache(1)
+    model.extend(torch.randn(1, 14, 8), cache)
+    with pytest.raises(ValueError, match="2 new positions.*room for 1"):
+        model.extend(torch.randn(1, 2, 8), cache)
+    assert cache.length == 14
+
+
+def test_forward_and_extend_leave_their_input_alone():
+    """What the caller gives is read, not written."""
+    model, x = tiny_transformer(), torch.randn(1, 15, 8)
+    masks = [model.mask(kind) for kind in set(model.kinds)]
+    assert_untouched(lambda: model(x), x, *masks)
+    assert_untouched(lambda: model.extend(x, model.new_cache(1)), x, *masks)
+
+
+def test_heads_split_the_width():
+    """q, k and v are the three thirds of one projection, each cut into H heads."""
+    attention, x = Attention(8, 2), torch.randn(1, 5, 8)
+    q, k, v = attention.heads(x)
+    thirds = attention.qkv(x).chunk(3, -1)
+    for head, third in zip((q, k, v), thirds, strict=True):
+        assert head.shape == (1, 2, 5, 4)
+        torch.testing.assert_close(head[0, 1], third[0, :, 4:])
+
+
+def test_masks_are_no_part_of_the_weights():
+    """They follow from the configuration, so a file of weights need not hold them."""
+    assert not [name for name in tiny_transformer(L=4).state_dict() if "mask" in name]
+
+
+@pytest.mark.parametrize(("changes", "numbers"), [({"D": 10, "H": 4}, "10.*4"), ({"L": 3}, "2.*3")])
+def test_sizes_that_do_not_fit_are_errors(changes, numbers):
+    """The message has the two numbers that disagree."""
+    sizes = {"prefix": 3, "h": 2, "w": 2, "D": 8, "H": 2, "L": 2, "kernel": 3, **changes}
+    with pytest.raises(ValueError, match=numbers):
+        Transformer(TransformerConfig(**sizes, kinds=("row", "row")))

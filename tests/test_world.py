@@ -1,0 +1,494 @@
+"""The world: pure functions, disjoint splits, captions that say everything, pictures that show it."""
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minidalle
+from minidalle.data import World, batches, to_float, to_uint8
+from minidalle.presets import PRESETS
+from minidalle.train import train_tokenizer
+from minidalle.world import FAMILIES, SIZES, SPLITS, Scene, family
+from minidalle.world.canvas import HELD_OUT_PAIRS, PALETTE, SHAPES, outline
+from minidalle.world.lettering import STROKES, WORDS
+
+NAMES = sorted(FAMILIES)
+names, splits, sizes = st.sampled_from(NAMES), st.sampled_from(SPLITS), st.sampled_from(SIZES)
+indices, seeds = st.integers(0, 10**6), st.integers(0, 10**6)
+
+
+@cache
+def scenes(name: str, split: str, n: int = 1500) -> list[Scene]:
+    """The first scenes of a family in a split."""
+    return [FAMILIES[name].example(i, split)[0] for i in range(n)]
+
+
+def all_slots(name: str):
+    """One scene for every assignment of the slots of the small families; many samples of the large."""
+    if name == "objects":
+        rng = random.Random(0)
+        return [FAMILIES[name].sample(rng) for _ in range(4000)]
+    rng, found = random.Random(0), {}
+    for _ in range(30_000):
+        scene = FAMILIES[name].sample(rng)
+        found.setdefault(tuple(scene.slots.items()), scene)
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------ pure functions
+
+
+@given(names, indices, splits, seeds, sizes)
+def test_examples_are_pure_functions_of_their_arguments(name, index, split, seed, size):
+    """Asked twice, with other randomness in between: the same scene, caption and bytes."""
+    one = FAMILIES[name].example(index, split, seed)
+    random.seed(index)
+    np.random.seed(seed)
+    two = FAMILIES[name].example(index, split, seed)
+    assert one == two
+    assert (FAMILIES[name].draw(one[0], size) == FAMILIES[name].draw(two[0], size)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_in_a_scenes_slots_does_not_matter(name):
+    """Same facts, same digest, same split, same picture."""
+    for scene in scenes(name, "train")[:20]:
+        turned = Scene(scene.family, dict(reversed(scene.slots.items())), scene.layout)
+        assert turned.digest() == scene.digest()
+        assert FAMILIES[name].split_of(turned) == "train"
+        assert (FAMILIES[name].draw(turned, 24) == FAMILIES[name].draw(scene, 24)).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_index_and_seed_both_count(name):
+    """Other indices and other seeds give other scenes."""
+    first = [FAMILIES[name].example(i)[0].digest() for i in range(50)]
+    other = [FAMILIES[name].example(i, seed=1)[0].digest() for i in range(50)]
+    assert len(set(first)) > 45 and len(set(first) & set(other)) < 5
+
+
+GOLDEN = {
+    ("attributes", 0, 24): "534620ae5d267613",
+    ("attributes", 1, 32): "6632d84ccf8c4f23",
+    ("attributes", 2, 64): "f330e18be32d1506",
+    ("attributes", 3, 128): "87a1f0a9fd7e82e3",
+    ("lettering", 0, 24): "4dd3c57333cb6bac",
+    ("lettering", 1, 32): "54cb38b77107ddab",
+    ("lettering", 2, 64): "90fc577a4bb3f723",
+    ("lettering", 3, 128): "323405f7ace196f7",
+    ("objects", 0, 24): "0eb1057f7e598276",
+    ("objects", 1, 32): "29c59a19000b7aeb",
+    ("objects", 2, 64): "64eb74281d918ee1",
+    ("objects", 3, 128): "e2da3f2e98fa3678",
+}
+
+
+@pytest.mark.parametrize(("name", "index", "size"), GOLDEN)
+def test_pictures_are_the_same_on_every_machine(name, index, size):
+    """The bytes of a few scenes, captions and pictures, recorded once."""
+    scene, caption = FAMILIES[name].example(index)
+    picture = FAMILIES[name].draw(scene, size)
+    digest = hashlib.sha256(scene.digest() + caption.encode() + picture.tobytes()).hexdigest()
+    assert digest[:16] == GOLDEN[name, index, size]
+
+
+# -------------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_are_disjoint(name):
+    """1,500 scenes of each split: no scene is in two of them, and split_of says where it belongs."""
+    digests = {split: {s.digest() for s in scenes(name, split)} for split in SPLITS}
+    assert not digests["train"] & digests["test"]
+    assert not digests["train"] & digests["zero-shot"]
+    assert not digests["test"] & digests["zero-shot"]
+    for split in SPLITS:
+        assert len(digests[split]) > 300
+        assert all(FAMILIES[name].split_of(scene) == split for scene in scenes(name, split))
+
+
+def held_out_in(scene: Scene) -> int:
+    """How many held-out compositions a scene shows, counted here without the family's own rule."""
+    s, listed = scene.slots, FAMILIES[scene.family].held_out
+    if scene.family == "attributes":
+        pairs = [(s["colour"], s["shape"])]
+    elif scene.family == "lettering":
+        pairs = [(s["letter 1"] + s["letter 2"] + s["letter 3"], s["board"])]
+    elif s["arrangement"] == "stack":
+        pairs = [(s["top"], s["middle"]), (s["middle"], s["bottom"])]
+    else:
+        pairs = [(s["colour 1"], s["shape 1"]), (s["colour 2"], s["shape 2"])]
+    return sum(pair in listed for pair in pairs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_held_out_compositions_are_held_out(name):
+    """None in train and test, at least one in every zero-shot scene."""
+    for split in ("train", "test"):
+        assert not any(held_out_in(scene) for scene in scenes(name, split))
+    assert all(held_out_in(scene) for scene in scenes(name, "zero-shot"))
+
+
+def test_colours_and_shapes_are_held_out_alike_in_all_families():
+    """What one family keeps back, no other gives away; each colour and shape is still seen."""
+    assert set(FAMILIES["attributes"].held_out) == set(HELD_OUT_PAIRS)
+    assert set(HELD_OUT_PAIRS) <= set(FAMILIES["objects"].held_out)
+    assert {colour for colour, _ in HELD_OUT_PAIRS} == set(PALETTE)
+    assert {shape for _, shape in HELD_OUT_PAIRS} == set(SHAPES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_of_every_slot_occurs_in_training(name):
+    """Held out are compositions, never single values."""
+    for slot, values in FAMILIES[name].slots.items():
+        seen = {scene.slots[slot] for scene in scenes(name, "train") if slot in scene.slots}
+        assert seen == set(values), slot
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_of_every_slot_occurs_in_the_other_splits(name):
+    """Scores are about the whole world."""
+    for split in ("test", "zero-shot"):
+        for slot, values in FAMILIES[name].slots.items():
+            seen = {s.slots[slot] for s in scenes(name, split) if slot in s.slots}
+            assert seen == set(values), (split, slot)
+
+
+def test_about_one_scene_in_sixteen_is_a_test_scene():
+    """Of those that are not held out."""
+    rng = random.Random(0)
+    found = [
+        FAMILIES["attributes"].split_of(FAMILIES["attributes"].sample(rng)) for _ in range(8000)
+    ]
+    share = found.count("test") / (found.count("test") + found.count("train"))
+    assert share == pytest.approx(1 / 16, abs=0.01)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_another_layout_is_another_picture(preset):
+    """One step of any layout number changes the picture at the sizes that are trained on: otherwise
+    a test picture could equal a training picture though their scenes differ."""
+    for name in preset.families:
+        for i in range(25):
+            scene = FAMILIES[name].example(i, "test", where=preset.where)[0]
+            picture = FAMILIES[name].draw(scene, preset.dvae.size)
+            for k, number in enumerate(scene.layout):
+                layout = list(scene.layout)
+                layout[k] = number - 1 if number > 0 else number + 1
+                moved = Scene(name, scene.slots, tuple(layout))
+                assert (FAMILIES[name].draw(moved, preset.dvae.size) != picture).any(), (scene, k)
+
+
+# ------------------------------------------------------------------------------------------ captions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_captions_vary_and_are_clean(name):
+    """At least two different phrasings a scene; lower case, single spaces, an article that fits."""
+    for scene in scenes(name, "train")[:300]:
+        captions = FAMILIES[name].captions(scene)
+        assert len(set(captions)) == len(captions) >= 2
+        for caption in captions:
+            assert caption == caption.lower().strip() and "  " not in caption
+            assert "a orange" not in caption
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_examples_caption_is_one_of_its_scenes(name):
+    """And all phrasings occur."""
+    drawn = defaultdict(set)
+    for i in range(300):
+        scene, caption = FAMILIES[name].example(i)
+        captions = FAMILIES[name].captions(scene)
+        assert caption in captions
+        drawn["first" if caption == captions[0] else "other"].add(i)
+    assert drawn["first"] and drawn["other"]
+
+
+def test_a_caption_says_all_the_facts():
+    """No two scenes with different slots, of any family, share a caption."""
+    owner: dict[str, tuple] = {}
+    for name in NAMES:
+        for scene in all_slots(name):
+            facts = (name, *sorted(scene.slots.items()))
+            for caption in FAMILIES[name].captions(scene):
+                assert owner.setdefault(caption, facts) == facts, caption
+
+
+def test_the_small_families_are_enumerated_completely():
+    """So that the test above leaves nothing out of them."""
+    attributes = FAMILIES["attributes"].slots
+    pattern_and_size = 1 * 2 * 3 + 3 * (2 + 2)  # one thing: any; several: patterned only if large
+    expected = pattern_and_size * len(attributes["colour"]) * len(attributes["shape"])
+    assert len(all_slots("attributes")) == expected
+    assert len(all_slots("lettering")) == len(WORDS) * len(FAMILIES["lettering"].slots["board"])
+
+
+def test_above_and_below_are_two_captions_of_one_scene():
+    """The upper thing is thing 1, whichever is named first."""
+    slots = dict(zip(["size 1", "colour 1", "shape 1"], ["medium", "orange", "heart"], strict=True))
+    slots |= {"size 2": "small", "colour 2": "blue", "shape 2": "ring", "arrangement": "vertical"}
+    captions = FAMILIES["objects"].captions(Scene("objects", slots, (0, 0, 0, 0, 0)))
+    assert captions[0] == "an orange heart above a small blue ring"
+    assert "a little blue ring under an orange heart" in captions
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_every_caption_fits_the_presets_positions(preset):
+    """With the tokenizer that training makes, all phrasings of all splits have at most T tokens."""
+    source = World(preset.families, preset.dvae.size, where=preset.where)
+    tokenizer = train_tokenizer(source, preset.dalle.V, preset.dalle.T)
+    for name in preset.families:
+        every = FAMILIES[name]
+        allowed = [
+            caption
+            for scene in all_slots(name)
+            if all(scene.slots.get(slot) in values for slot, values in preset.where.items())
+            for caption in every.captions(scene)
+        ]
+        assert allowed
+        tokenizer.encode(allowed)  # raises ValueError for one that is too long
+
+
+# ------------------------------------------------------------------------------------------ pictures
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_pictures_are_uint8_squares(name, size):
+    """(S, S, 3), with something on them."""
+    for scene in scenes(name, "train")[:5] + scenes(name, "zero-shot")[:5]:
+        picture = FAMILIES[name].draw(scene, size)
+        assert picture.shape == (size, size, 3) and picture.dtype == np.uint8
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1
+
+
+def test_attributes_stay_inside_the_frame():
+    """No corner of a thing lies more than a hundredth of the picture outside of it."""
+
+    class Spy:
+        def __init__(self, *args):
+            pass
+
+        def shape(self, shape, x, y, r, *rest):
+            for point in outline(shape, x, y, r):
+                assert all(-0.01 <= u <= 1.01 for u in point), (shape, x, y, r)
+
+        def picture(self):
+            pass
+
+    import minidalle.world.attributes as room
+
+    canvas, room.Canvas = room.Canvas, Spy
+    try:
+        for scene in scenes("attributes", "train"):
+            FAMILIES["attributes"].draw(scene, 64)
+    finally:
+        room.Canvas = canvas
+
+
+def test_the_border_shows_background():
+    """At 64 pixels at most the tip of a thing touches the outermost ring of pixels."""
+    for scene in scenes("attributes", "train")[:200]:
+        picture = FAMILIES["attributes"].draw(scene, 64).astype(int)
+        ring = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
+        background = np.median(ring, axis=0)
+        assert (np.abs(ring - background).max(1) > 8).mean() < 0.02, scene
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_stated_fact_can_be_seen(name, size):
+    """Change one slot and the picture changes, everything else being equal."""
+    pool = all_slots(name)
+    known = {tuple(sorted(scene.slots.items())) for scene in pool}
+    drawable = {"letter 1": STROKES, "letter 2": STROKES, "letter 3": STROKES}
+    compared = 0
+    for scene in pool[:: max(1, len(pool) // 25)]:
+        picture = FAMILIES[name].draw(scene, size)
+        layout = (*scene.layout, *[0] * 8)[:9]  # nudges for as many things as the count may ask for
+        for slot, value in scene.slots.items():
+            for other in FAMILIES[name].slots[slot]:
+                slots = {**scene.slots, slot: other}
+                is_scene = name == "objects" or tuple(sorted(slots.items())) in known
+                if other == value or slot == "arrangement" and "stack" in (value, other):
+                    continue
+                if not is_scene and other not in drawable.get(slot, ()):
+                    continue
+                changed = layout if slot == "count" else scene.layout
+                drawn = FAMILIES[name].draw(Scene(name, slots, changed), size)
+                assert (drawn != picture).any(), (scene, slot, other)
+                compared += 1
+    assert compared > 100
+
+
+def test_the_upper_thing_is_drawn_above():
+    """Slot 1 is the upper or the left thing: its colour's centre of mass says so."""
+    for scene in scenes("objects", "train")[:150]:
+        s = scene.slots
+        if s["arrangement"] == "stack" or s["colour 1"] == s["colour 2"]:
+            continue
+        picture = FAMILIES["objects"].draw(scene, 64)
+        centres = []
+        for k in (1, 2):
+            at = np.argwhere((picture == PALETTE[s[f"colour {k}"]]).all(-1))
+            centres.append(at.mean(0)[0 if s["arrangement"] == "vertical" else 1])
+        assert centres[0] + 5 < centres[1], scene
+
+
+def test_stacks_stand_in_their_order():
+    """Top over middle over bottom, by the rows in which each colour is found."""
+    for scene in scenes("objects", "train")[:150]:
+        s = scene.slots
+        if s["arrangement"] == "stack":
+            picture = FAMILIES["objects"].draw(scene, 64)
+            rows = [
+                np.argwhere((picture == PALETTE[s[slot]]).all(-1)).mean(0)[0]
+                for slot in ("top", "middle", "bottom")
+            ]
+            assert rows == sorted(rows), scene
+
+
+def test_as_many_things_are_drawn_as_the_caption_says():
+    """Connected areas that are not background, counted by flood fill."""
+    for scene in scenes("attributes", "train")[:60]:
+        picture = FAMILIES["attributes"].draw(scene, 64).astype(int)
+        thing = np.abs(picture - picture[0, 0]).max(-1) > 60
+        if scene.slots["pattern"] == "plain":
+            expected = ("one", "two", "three", "four").index(scene.slots["count"]) + 1
+            assert areas(thing) == expected, scene
+
+
+def areas(mask: np.ndarray) -> int:
+    """How many connected areas (side by side or corner to corner) a mask has."""
+    left, count = set(map(tuple, np.argwhere(mask))), 0
+    while left:
+        count += 1
+        edge = [left.pop()]
+        while edge:
+            y, x = edge.pop()
+            near = {(y + a, x + b) for a in (-1, 0, 1) for b in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+    return count
+
+
+# ----------------------------------------------------------------------------------------- the door
+
+
+def test_where_restricts_the_slots():
+    """Only the allowed values are drawn, in every split."""
+    where = {"count": ("one",), "colour": ("red", "blue")}
+    for split in SPLITS:
+        for i in range(20):
+            slots = FAMILIES["attributes"].example(i, split, where=where)[0].slots
+            assert slots["count"] == "one" and slots["colour"] in ("red", "blue")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: family("dreams"), "dreams.*attributes"),
+        (lambda: World(["dreams"], 64), "dreams.*attributes"),
+        (lambda: World(["attributes"], 65), "24.*128.*65"),
+        (lambda: World(["attributes"], 64, "dev"), "dev.*train, test, zero-shot"),
+        (lambda: World(["attributes"], 64, where={"smell": ("bad",)}), "smell.*count"),
+        (lambda: World(["attributes"], 64, where={"colour": ("mauve",)}), "mauve.*red"),
+        (lambda: World(["attributes"], 64, where={"colour": ()}), "no train scene.*colour"),
+        (lambda: World([], 64), "no family.*attributes"),
+    ],
+)
+def test_wrong_arguments_are_errors_that_name_them(call, words):
+    """Reported when the source is made, not in the middle of a run."""
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_a_source_has_a_length_and_ends():
+    """Negative and too large indices are IndexErrors, so that a for loop ends."""
+    source = World(["attributes"], 24, length=3)
+    assert len(source) == 3 and len(list(source)) == 3
+    for index in (-1, 3):
+        with pytest.raises(IndexError):
+            source[index]
+
+
+def test_families_take_turns():
+    """Example i belongs to family i mod their number, and is that family's example i div it."""
+    source = World(NAMES, 24, "test", seed=3)
+    for i in range(7):
+        example = source[i]
+        own = FAMILIES[NAMES[i % len(NAMES)]]
+        scene, caption = own.example(i // len(NAMES), "test", 3)
+        assert (example.scene, example.caption) == (scene, caption)
+        assert (example.picture == own.draw(scene, 24)).all()
+
+
+def test_batches_are_consecutive_examples():
+    """Picture, caption and scene stay together."""
+    source = World(["lettering"], 24)
+    (_, (pictures, captions, found)) = batches(source, 2, 2, first=5)
+    assert pictures.shape == (2, 3, 24, 24)
+    for k in range(2):
+        assert captions[k] == source[7 + k].caption and found[k] == source[7 + k].scene
+        assert (to_uint8(pictures)[k] == source[7 + k].picture).all()
+
+
+@given(st.integers(0, 255))
+def test_bytes_survive_the_way_to_floats_and_back(value):
+    """uint8 → float in [0, 1] → uint8."""
+    picture = np.full((2, 4, 3), value, np.uint8)
+    x = to_float([picture])
+    assert x.shape == (1, 3, 2, 4) and x.dtype == torch.float32
+    assert x.min() >= 0 and x.max() <= 1
+    assert (to_uint8(x)[0] == picture).all()
+
+
+EXTRA_FAMILY = """
+import numpy as np
+from .base import Family, Scene
+
+class Dots(Family):
+    name, slots, held_out = "dots", {"side": ("left", "right")}, ()
+    def is_held_out(self, slots): return False
+    def sample(self, rng):
+        return Scene(self.name, {"side": rng.choice(("left", "right"))}, (rng.randrange(99),))
+    def captions(self, scene): return [f"a dot on the {scene.slots['side']}", f"{scene.slots['side']} dot"]
+    def draw(self, scene, size): return np.full((size, size, 3), scene.layout[0], np.uint8)
+
+FAMILY = Dots()
+"""
+
+
+def test_a_new_family_is_one_new_file(tmp_path):
+    """Dropped into a copy of the package, it is found, listed and drawn, with no other edit."""
+    package = Path(minidalle.__file__).parent
+    shutil.copytree(package, tmp_path / "minidalle", ignore=shutil.ignore_patterns("weights"))
+    (tmp_path / "minidalle" / "world" / "dots.py").write_text(EXTRA_FAMILY)
+    code = (
+        "from minidalle.data import World; from minidalle.world import FAMILIES; import minidalle;"
+        "e = World(['dots', 'attributes'], 32, 'test')[0];"
+        "print(minidalle.__file__, sorted(FAMILIES), e.picture.shape, e.caption)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert str(tmp_path) in run.stdout and str(sorted([*NAMES, "dots"])) in run.stdout
+    assert "(32, 32, 3)" in run.stdout and "dot" in run.stdout.splitlines()[0].split(")")[-1]
