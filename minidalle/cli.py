@@ -4,6 +4,7 @@ Bad input ends with one sentence on stderr and exit code 2; nothing half-written
 modules are imported by the command that needs them, so that --help answers at once.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -172,6 +173,9 @@ def sentence(error: Exception) -> str:
 
 def main() -> None:
     """Entry point: runs a command and turns every expected error into one sentence and exit code 2."""
+    # Read by OpenMP when torch is loaded. Threads that wait for each other by spinning slow two cores down
+    # tenfold as soon as any other program is busy; these fall asleep after a moment.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = app(standalone_mode=False)
     except (ValueError, OSError, click.ClickException) as error:

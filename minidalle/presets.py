@@ -88,16 +88,16 @@ TINY = Preset(
     name="tiny",
     families=("attributes", "objects", "lettering"),
     dvae=DVAEConfig(
-        size=64, K=256, width=64, decoder_input=128, groups=3, blocks=2, input_kernel=3, patch=2,
-        logit_norm=True, likelihood="gaussian",
+        size=64, K=256, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
+        bottleneck=2, patch=4, logit_norm=True, likelihood="gaussian",
     ),
     dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=20_000, batch=16, lr=2e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
-        balance=0.5, clip=50.0, ema=0.999,
+        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=12_000, batch=32, lr=5e-3, muon_lr=0.02, warmup=100, pictures=150_000
+        steps=6_500, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=120_000
     ),
 )  # fmt: skip
 

@@ -6,13 +6,16 @@ The run's folder holds a bundle (see `bundle`), log.jsonl with a line per report
 """
 
 import json
+import platform
+import subprocess
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from .bundle import Bundle
@@ -73,7 +76,7 @@ def train_dvae(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = DVAE(config).to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(t.ema))
+    average = AveragedModel(model, multi_avg_fn=partial(move_averages, t.ema))
     optimizer = torch.optim.AdamW(model.parameters(), t.lr, weight_decay=1e-4, fused=True)
     stream = batches(data, t.batch, t.steps)
     for step in log.bar(t.steps, "dVAE"):
@@ -92,6 +95,13 @@ def train_dvae(
             figures = examine_dvae(average.module, test)
             log.report("dVAE", step + 1, nll_per_value=elb.nll_per_value.item(), tau=tau, **figures)
     return average.module.eval()
+
+
+def move_averages(decay: float, averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
+    """Move exponential averages, in place, towards values that are the n-th of their kind. The decay grows
+    with n up to its final value, so that the random initial weights are soon forgotten."""
+    now = min(decay, (1 + int(n)) / (10 + int(n)))
+    torch._foreach_lerp_(averages, values, 1 - now)
 
 
 @torch.inference_mode()
@@ -231,24 +241,54 @@ def sample_captions(data: World, n: int = 16) -> list[str]:
 
 
 def run_card(bundle: Bundle, out: Path, seed: int) -> str:
-    """A model card that says how the bundle came about, from its own log."""
+    """A model card: where the bundle comes from, and the last figures of each stage of its log."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
-    rows = [f"- {stage}: " + ", ".join(f"{k} {v:.5g}" for k, v in line.items() if k != "stage")
-            for stage, line in last.items()]  # fmt: skip
-    parameters = sum(p.numel() for m in (bundle.dvae, bundle.dalle) for p in m.parameters())
+    sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
+    counts = [f"{k} {sum(p.numel() for p in m.parameters()):,}" for k, m in sizes.items()]
+    figures = [
+        f"- {stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "stage")
+        for stage, line in last.items()
+    ]
     return "\n".join(
         [
-            f"# minidalle, preset {bundle.name}",
+            f"# minidalle · {bundle.name}",
             "",
-            f"Trained by `minidalle train --preset {bundle.name} --seed {seed}`;",
-            f"{parameters:,} parameters, PyTorch {torch.__version__}, {torch.get_num_threads()} threads.",
-            "Last figures of each stage, on scenes of the test split (seconds since the start):",
+            "Weights for the package beside the book *minidalle*. Licence: CC BY 4.0.",
             "",
-            *rows,
+            "## Provenance",
+            "",
+            f"- command: `minidalle train --preset {bundle.name} --seed {seed} --out …`",
+            f"- commit: {commit()}",
+            f"- machine: {machine()}",
+            f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
+            f"- parameters: {', '.join(counts)}",
+            "- data: the training split of `minidalle.world`, drawn on the fly, and nothing else",
+            "",
+            "## Last figures of each stage, on scenes of the test split",
+            "",
+            *figures,
             "",
         ]
     )
+
+
+def commit() -> str:
+    """The commit of the code that runs, marked if files differ from it; "unknown" outside a checkout."""
+    here = Path(__file__).parent
+    ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=False)
+    try:
+        name = ask(["git", "rev-parse", "HEAD"]).stdout.strip()
+        changed = ask(["git", "status", "--porcelain", "--", "."]).stdout.strip()
+    except FileNotFoundError:  # no git on this machine
+        return "unknown"
+    return (name or "unknown") + (" with local changes" if name and changed else "")
+
+
+def machine() -> str:
+    """Processor, threads, Python and PyTorch in one line."""
+    system = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{system}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
