@@ -1,15 +1,12 @@
 # Two commands set everything up on a machine that has Python 3.10 or newer and make:
 #   make draw CAPTION="a small red circle above a blue square"
 #   make test
-# More pip options, e.g. PyTorch's CPU-only wheels on Linux (smaller by gigabytes):
-#   make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 VENV ?= .venv
-PIP_FLAGS ?=
 CAPTION ?= a small red circle above a blue square
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet $(PIP_FLAGS) -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: help draw test quick book weights format clean
 

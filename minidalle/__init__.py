@@ -8,7 +8,14 @@ Files in the order of the chapters: world, data, tokenizer, dvae, schedules, mas
 generate, examine, train, presets, bundle, show, cli.
 """
 
-from .bundle import Bundle, load
-
 __all__ = ["Bundle", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`Bundle` and `load`, fetched when they are first asked for: torch takes seconds to import."""
+    if name in __all__:
+        from . import bundle
+
+        return getattr(bundle, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

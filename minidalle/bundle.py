@@ -160,13 +160,10 @@ def _read_config(path: Path) -> dict:
             if unknown:
                 raise ValueError(f"{path}: unknown field {name}.{min(unknown)}")
             for field in fields(kind):
-                value = config[name].get(field.name, field.default)
-                if type(value) is not type(field.default):
+                if type(config[name][field.name]) is not type(field.default):
                     raise TypeError(f"{name}.{field.name}")
             config[name] = kind(**config[name])
-        marks = config["fingerprints"]
-        config["fingerprints"] = {part: marks[part] for part in FINGERPRINTED}
-        config["fingerprints"]["config"] = marks.get("config", config["mark"])  # older: none
+        config["fingerprints"] = {part: config["fingerprints"][part] for part in FINGERPRINTED}
         config["name"] = str(config["name"])
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
@@ -175,7 +172,7 @@ def _read_config(path: Path) -> dict:
     return config
 
 
-FINGERPRINTED = ("tokenizer", "dvae", "dalle")
+FINGERPRINTED = ("config", "tokenizer", "dvae", "dalle")
 
 
 def _fill(module: nn.Module, path: Path, mark: str) -> None:

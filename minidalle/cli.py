@@ -10,18 +10,20 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+
+STOPPED = 130  # the exit code of a program that Ctrl-C ended
 
 app = typer.Typer(
     help="DALL·E in miniature: draw pictures for captions, or train every part yourself.",
     epilog="Start with:  minidalle draw 'a small red circle above a blue square'",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+
+ClickException = typer.BadParameter.__base__.__base__  # of the click that this typer is built on
 
 Seed = Annotated[int, typer.Option(help="Same seed, same pictures.")]
 ModelOption = Annotated[str, typer.Option(help="A bundled model's name, or a folder.")]
@@ -164,7 +166,7 @@ def check_writable(path: Path) -> None:
 
 def sentence(error: Exception) -> str:
     """An error as one line for a person."""
-    if isinstance(error, click.ClickException):
+    if isinstance(error, ClickException):
         return error.format_message()
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
@@ -176,12 +178,15 @@ def main() -> None:
     # Read by OpenMP when torch is loaded. Threads that wait for each other by spinning slow two cores down
     # tenfold as soon as any other program is busy; these fall asleep after a moment.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
         code = app(standalone_mode=False)
-    except (ValueError, OSError, click.ClickException) as error:
+    except (ValueError, OSError, ClickException) as error:
         typer.echo(f"minidalle: {sentence(error)}", err=True)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    if code == STOPPED:  # some versions of typer turn an interrupt into this code themselves
         typer.echo("minidalle: stopped", err=True)
-        sys.exit(130)
     sys.exit(code or 0)

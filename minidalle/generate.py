@@ -1,6 +1,6 @@
 """From logits to pictures' tokens, one position at a time, with a cache.  (Chapters 9 and 10)
 
-Paper: §2.2 (t = 1, no truncation). Top-k and top-p are later customs (Fan et al. 2018; Holtzman et al. 2019).
+Paper: §2.6 (t = 1, no truncation). Top-k and top-p are later customs (Fan et al. 2018; Holtzman et al. 2019).
 """
 
 import torch
@@ -37,9 +37,8 @@ def choose(
     logits = logits.double()
     if temperature == 0:
         return logits.argmax(-1)
-    logits = (
-        logits - logits.amax(-1, keepdim=True)
-    ) / temperature  # finite at the top, however cold
+    top = logits.amax(-1, keepdim=True)
+    logits = (logits - top) / temperature  # the largest is 0, finite however cold
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:

@@ -97,6 +97,9 @@ class Drawing:
         write_atomically(path, lambda file: self.grid().save(file, "PNG"))
         return path
 
+    def __repr__(self) -> str:
+        return f"<{self.alt}>"
+
     def _repr_html_(self) -> str:
         return png_html(self.grid(), self.alt)
 

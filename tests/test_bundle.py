@@ -227,10 +227,12 @@ def test_a_config_that_changes_no_shape_is_noticed(folder, change):
         load(folder)
 
 
-def test_a_bundle_from_before_configs_had_fingerprints_still_loads(folder):
-    """The field is new; its absence is no damage."""
-    edit(folder / "config.json", lambda c: c["fingerprints"].pop("config"))
-    assert load(folder, "cpu").name == "tiny-test"
+@pytest.mark.parametrize("field", ["K", "logit_norm"])
+def test_a_field_that_is_missing_is_named(folder, field):
+    """A default would silently stand in for what the model was trained with."""
+    edit(folder / "config.json", lambda c: c["dvae"].pop(field))
+    with pytest.raises(ValueError, match=rf"config\.json.*{field}"):
+        load(folder)
 
 
 def test_tokenizer_and_model_must_agree_on_the_vocabulary(tmp_path):

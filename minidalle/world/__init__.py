@@ -10,8 +10,9 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from .base import SIZES, SPLITS, Family, Scene
+from .canvas import HELD_OUT_PAIRS
 
-__all__ = ["FAMILIES", "SIZES", "SPLITS", "Family", "Scene", "family"]
+__all__ = ["FAMILIES", "HELD_OUT_PAIRS", "SIZES", "SPLITS", "Family", "Scene", "family"]
 
 
 def _families() -> dict[str, Family]:

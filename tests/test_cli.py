@@ -1,0 +1,170 @@
+"""The command line: what it draws, and how it says no."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import tiny_bundle
+from PIL import Image
+
+from minidalle import cli
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """An untrained bundle on disk."""
+    return tiny_bundle().save(tmp_path_factory.mktemp("model") / "tiny-test")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    monkeypatch.setattr(sys, "argv", ["minidalle", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def test_draw_writes_a_picture_and_says_where(model, monkeypatch, capsys):
+    """The printed path is the file; captions and --n make that many pictures."""
+    code, out, err = run(
+        monkeypatch,
+        capsys,
+        "draw",
+        "a small red circle",
+        "two green stars",
+        "--n",
+        3,
+        "--model",
+        model,
+    )
+    assert (code, err) == (0, "")
+    path = Path(re.fullmatch(r"6 pictures in (.+\.png)\n", out).group(1))
+    assert path == Path.cwd() / "pictures" / "a-small-red-circle-0.png"
+    assert Image.open(path).format == "PNG"
+
+
+def test_the_same_seed_draws_the_same_picture(model, monkeypatch, capsys):
+    """Byte for byte the same pixels; another seed draws others."""
+    pixels = []
+    for seed, name in ((5, "a.png"), (5, "b.png"), (6, "c.png")):
+        arguments = ["draw", "two green stars", "--seed", seed, "--model", model, "--out", name]
+        assert run(monkeypatch, capsys, *arguments)[0] == 0
+        heading = 50  # the title names the seed
+        pixels.append(np.array(Image.open(name))[heading:])
+    assert (pixels[0] == pixels[1]).all()
+    assert (pixels[0] != pixels[2]).any()
+
+
+def test_another_caption_is_another_file(model, monkeypatch, capsys):
+    """Drawing again loses nothing that was drawn before."""
+    for caption, seed in (("a circle", 0), ("a square", 0), ("a square", 1)):
+        run(monkeypatch, capsys, "draw", caption, "--seed", seed, "--model", model)
+    assert len(list(Path("pictures").iterdir())) == 3
+
+
+def test_world_draws_captioned_pictures(monkeypatch, capsys):
+    """All families by default, or one."""
+    assert run(monkeypatch, capsys, "world", "--n", 4, "--out", "w.png")[0] == 0
+    assert run(monkeypatch, capsys, "world", "--family", "lettering", "--out", "l.png")[0] == 0
+    assert Image.open("l.png").size > Image.open("w.png").size
+
+
+MODEL = object()  # stands for the path of the fixture's model
+BAD = {
+    "no caption": (["draw"], "(?i)missing.*captions"),
+    "empty caption": (["draw", " ", "--model", MODEL], "the caption is empty"),
+    "caption too long": (["draw", "circle " * 99, "--model", MODEL], "at most 12"),
+    "n": (["draw", "a", "--n", "0", "--model", MODEL], "at least 1, not 0"),
+    "n no number": (["draw", "a", "--n", "many"], "'--n'.*valid integer"),
+    "k too small": (["draw", "a", "--top-k", "0", "--model", MODEL], "1 … 11.*not 0"),
+    "k too large": (["draw", "a", "--top-k", "12", "--model", MODEL], "1 … 11.*not 12"),
+    "p": (["draw", "a", "--top-p", "1.5", "--model", MODEL], "not 1.5"),
+    "temperature": (["draw", "a", "--temperature", "-1", "--model", MODEL], "not -1.0"),
+    "no temperature": (["draw", "a", "--temperature", "nan", "--model", MODEL], "not nan"),
+    "missing model": (["draw", "a", "--model", "nowhere"], "no model 'nowhere'"),
+    "folder as output": (["draw", "a", "--model", MODEL, "--out", "."], "is a folder"),
+    "output below a file": (["draw", "a", "--model", MODEL, "--out", "file/a.png"], "file"),
+    "unwritable output": (["draw", "a", "--model", MODEL, "--out", "/proc/a.png"], "/proc"),
+    "unknown preset": (["train", "--preset", "huge", "--out", "r"], "'huge'.*ci, tiny"),
+    "train without out": (["train"], "Missing option '--out'"),
+    "trained already": (["train", "--out", MODEL], "already holds a trained model"),
+    "train into a file": (["train", "--out", "file"], "file"),
+    "unknown family": (["world", "--family", "cats"], "'cats'.*attributes"),
+    "unknown split": (["world", "--split", "exam"], "'exam'.*zero-shot"),
+    "unknown size": (["world", "--size", "65"], "not at 65"),
+    "no pictures": (["world", "--n", "0"], "not 0"),
+    "examine nothing": (["examine", "--n", "0", "--model", MODEL], "not 0"),
+    "unknown command": (["paint"], "No such command 'paint'"),
+    "unknown option": (["draw", "a", "--colour", "red"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_with_one_sentence(name, model, monkeypatch, capsys):
+    """Exit code 2, one line on stderr that names the fault, no traceback, nothing written."""
+    arguments, words = BAD[name]
+    Path("file").write_text("in the way")
+    before = sorted(Path.cwd().rglob("*"))
+    arguments = [model if argument is MODEL else argument for argument in arguments]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2, err
+    assert re.search(words, err), err
+    assert err.startswith("minidalle: ") and err.count("\n") == 1
+    assert "Traceback" not in err and out == ""
+    after = [path for path in sorted(Path.cwd().rglob("*")) if path.name != "pictures"]
+    assert after == before
+
+
+def test_a_damaged_model_is_named(model, tmp_path, monkeypatch, capsys):
+    """Half a file of weights: one sentence that names the file."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model, damaged)
+    data = (damaged / "dalle.safetensors").read_bytes()
+    (damaged / "dalle.safetensors").write_bytes(data[: len(data) // 2])
+    code, _, err = run(monkeypatch, capsys, "draw", "a circle", "--model", damaged)
+    assert code == 2 and "dalle.safetensors is damaged" in err and err.count("\n") == 1
+
+
+def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
+    """Ctrl-C while drawing: a word, exit code 130, no picture."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("minidalle.bundle.generate", interrupted)
+    code, _, err = run(monkeypatch, capsys, "draw", "a circle", "--model", model)
+    assert code == 130 and err == "minidalle: stopped\n"
+    assert not list(Path.cwd().rglob("*.png"))
+
+
+@pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world"])
+def test_help_tells_what_and_how(command, monkeypatch, capsys):
+    """Every option has a line of help; the commands show an example or say what they print."""
+    code, out, err = run(monkeypatch, capsys, *command.split(), "--help")
+    assert code == 0 and err == ""
+    for option in re.findall(r"^ +(--[a-z-]+) .*$", out, re.MULTILINE):
+        assert re.search(rf"{option} +(<.*?>)?\s+\S", out), f"{option} is not explained"
+
+
+def test_help_is_quick_because_it_loads_nothing_heavy():
+    """--help must not import torch."""
+    program = "import sys; from minidalle import cli; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.stdout == "False\n", answer.stderr
+
+
+def test_python_m_is_the_same():
+    """``python -m minidalle`` runs the command line."""
+    command = [sys.executable, "-m", "minidalle", "world", "--n", "0"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 2 and answer.stderr.startswith("minidalle: ")

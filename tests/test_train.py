@@ -1,0 +1,209 @@
+"""Training from nothing, and the scores that the ci preset promises (slow)."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import minidalle.train as room
+from minidalle.bundle import load
+from minidalle.data import World, to_float
+from minidalle.examine import EXAMINER_SEED, Examiner, Share, score, train_examiner
+from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
+from minidalle.world import family
+
+CI = preset("ci")
+SEEDS = (0, 1, 2)
+N = 200  # fresh captions of each split, as the promise says
+SCORED = 77  # the seed of the captions; nothing is trained or chosen on them
+QUICK = replace(
+    CI,
+    dvae=replace(CI.dvae, width=16, decoder_input=16),
+    dalle=replace(CI.dalle, D=32, H=2, L=2),
+    dvae_training=replace(CI.dvae_training, steps=12, batch=4, warmup=2),
+    dalle_training=replace(CI.dalle_training, steps=12, batch=4, warmup=2, pictures=40),
+)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Path:
+    """A run of a few steps."""
+    out = tmp_path_factory.mktemp("runs") / "quick"
+    room.train(QUICK, out, seed=3)
+    return out
+
+
+def test_a_run_leaves_a_model_a_log_and_samples(quick):
+    """The folder is a bundle that draws; the log has every promised figure; the grid is a PNG."""
+    lines = [json.loads(line) for line in (quick / "log.jsonl").read_text().splitlines()]
+    stages = {line["stage"]: line for line in lines}
+    assert list(stages) == ["tokenizer", "dVAE", "tokens", "DALL·E"]
+    assert stages["dVAE"].keys() >= {"psnr_hard", "codes_used", "perplexity", "nll_per_value"}
+    assert stages["DALL·E"].keys() >= {"text_nats", "image_nats", "samples_per_second"}
+    assert sum(line["stage"] == "dVAE" for line in lines) == room.REPORTS
+    assert Image.open(quick / "samples.png").format == "PNG"
+    assert len(load(quick).draw("a small red circle", n=2).pictures) == 2
+
+
+def test_the_card_says_where_the_weights_come_from(quick):
+    """Commit, command, seed, machine, minutes and the last figures."""
+    card = load(quick).card
+    for word in (
+        "commit:",
+        "--preset ci --seed 3",
+        "threads",
+        "minutes:",
+        "psnr_hard",
+        "image_nats",
+    ):
+        assert word in card
+
+
+def test_a_seed_decides_everything(quick, tmp_path):
+    """The same seed trains the same weights, another seed others."""
+    again = room.train(QUICK, tmp_path / "again", seed=3)
+    other = room.train(QUICK, tmp_path / "other", seed=4)
+    first = load(quick)
+    for name, tensor in again.dalle.half().float().state_dict().items():
+        assert torch.equal(tensor, first.dalle.state_dict()[name]), name
+    assert not torch.equal(other.dalle.image_head.weight, again.dalle.image_head.weight)
+
+
+def test_a_trained_model_is_never_overwritten(quick):
+    """A second run into the same folder is an error, and the model is as it was."""
+    before = (quick / "dalle.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="already holds a trained model"):
+        room.train(QUICK, quick)
+    assert (quick / "dalle.safetensors").read_bytes() == before
+
+
+def test_stage_two_leaves_the_dvae_alone(quick, monkeypatch):
+    """Its weights are bit-identical before and after, and in no optimiser."""
+    dvae = load(quick).dvae
+    before = {name: tensor.clone() for name, tensor in dvae.state_dict().items()}
+    data = World(CI.families, 24, "train", 0, CI.where)
+    captions, image = room.encode_pictures(dvae, data, 70)
+    assert image.shape == (70, 36) and len(captions) == 70
+    for name, tensor in dvae.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_every_parameter_is_in_exactly_one_optimizer():
+    """Muon has the layers' matrices, AdamW the rest."""
+    model = room.DALLE(QUICK.dalle)
+    groups = [
+        g["params"] for o in room.optimizers(model, QUICK.dalle_training) for g in o.param_groups
+    ]
+    ids = [id(p) for group in groups for p in group]
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
+    assert all(p.ndim == 2 for p in groups[0])
+
+
+def test_a_collapse_is_reported(capsys, quick):
+    """A dVAE that uses one code for everything earns a warning."""
+    dvae = load(quick).dvae
+    torch.nn.init.zeros_(dvae.encoder.layers[-1].weight)
+    room.examine_dvae(dvae, torch.rand(4, 3, 24, 24))
+    out = capsys.readouterr()
+    assert "warning: only 1 of 64 codes" in out.out + out.err
+
+
+def test_averages_forget_the_beginning():
+    """After n values the average is near their mean, not near the first."""
+    average, ema = torch.tensor(100.0), 0.999
+    for n in range(1, 200):
+        room.move_averages(ema, [average], [torch.tensor(1.0)], torch.tensor(n))
+    assert abs(average - 1) < 0.01
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_fit_together(name):
+    """dVAE and DALL·E agree on codes and grid; all captions' families exist."""
+    p = preset(name)
+    assert p.dvae.K == p.dalle.K and p.dvae.grid == p.dalle.h == p.dalle.w
+    assert all(family(each).slots for each in p.families)
+    assert isinstance(p.dvae_training, DVAETraining) and isinstance(p.dalle_training, DALLETraining)
+
+
+def test_reports_are_evenly_spread():
+    """Ten of any number of steps, the last one among them."""
+    for steps in (10, 12, 99, 1200):
+        ends = [step for step in range(steps) if room.is_report(step, steps)]
+        assert len(ends) == room.REPORTS and ends[-1] == steps - 1
+
+
+# ------------------------------------------------------------------------------------- slow, honest
+
+
+@pytest.fixture(scope="module")
+def examiner() -> Examiner:
+    """The judge: trained on world pictures of 24 pixels, and on nothing else."""
+    data = World(CI.families, CI.dvae.size, "train", EXAMINER_SEED, CI.where)
+    return train_examiner(data, steps=1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["test", "zero-shot"])
+def test_the_examiner_is_fit_to_judge(examiner, split):
+    """≥ 98 % on fresh pictures; wrong pictures are called wrong."""
+    source = World(CI.families, CI.dvae.size, split, SCORED, CI.where)
+    examples = [source[i] for i in range(600)]
+    pictures = to_float([example.picture for example in examples])
+    scenes = [example.scene for example in examples]
+    right = examiner.right(pictures, scenes).float().mean()
+    # Each picture under the facts of the next scene that differs from its own.
+    others = [
+        next(s for s in scenes[k + 1 :] + scenes[:k] if s.slots != scene.slots)
+        for k, scene in enumerate(scenes)
+    ]
+    wrong = examiner.right(pictures, others).float().mean()
+    blank = examiner.right(torch.full_like(pictures, 0.97), scenes).float().mean()
+    print(f"\nexaminer, {split}: right {right:.4f}, others' facts {wrong:.4f}, blank {blank:.4f}")
+    assert right >= 0.98 and wrong <= 0.02 and blank <= 0.05
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> list[Path]:
+    """Three runs of the command as a reader types it."""
+    folder = tmp_path_factory.mktemp("ci")
+    for seed in SEEDS:
+        command = ["train", "--preset", "ci", "--out", str(folder / str(seed)), "--seed", str(seed)]
+        subprocess.run([sys.executable, "-m", "minidalle", *command], check=True)
+    return [folder / str(seed) for seed in SEEDS]
+
+
+@pytest.mark.slow
+def test_ci_draws_what_captions_say(trained, examiner):
+    """Over three seeds: 92 % of first samples right in every slot, 80 % on pairs never seen together."""
+    shares = {"test": [], "zero-shot": []}
+    for path, seed in zip(trained, SEEDS, strict=True):
+        bundle = load(path)
+        for split, found in shares.items():
+            source = World(CI.families, CI.dvae.size, split, SCORED, CI.where)
+            row = score(bundle, examiner, source, N, seed)
+            print(f"\nci, seed {seed}, {split}: " + "  ".join(f"{k} {v}" for k, v in row.items()))
+            found.append(row["one sample"])
+    pooled = {
+        split: Share(sum(s.right for s in found), sum(s.n for s in found))
+        for split, found in shares.items()
+    }
+    print(f"\nci, three seeds: seen {pooled['test']}, never seen {pooled['zero-shot']}")
+    assert pooled["test"].value >= 0.92
+    assert pooled["zero-shot"].value >= 0.80
+
+
+@pytest.mark.slow
+def test_ci_listens_to_the_caption(trained, examiner):
+    """The control: pictures for other captions are hardly ever right for this one."""
+    source = World(CI.families, CI.dvae.size, "test", SCORED, CI.where)
+    examples = [source[i] for i in range(N)]
+    drawn = load(trained[0]).draw([example.caption for example in examples])
+    scenes = [example.scene for example in examples]
+    shifted = scenes[1:] + scenes[:1]
+    right = examiner.right(to_float(drawn.pictures), shifted).float().mean()
+    assert right < 0.1
