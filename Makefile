@@ -29,6 +29,9 @@ book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 
 weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour on two cores)
 	$(BIN)/minidalle train --preset tiny --out runs/tiny
+	$(BIN)/minidalle examine --model runs/tiny --n 500 --card
+	mkdir -p minidalle/weights/tiny
+	cp runs/tiny/*.json runs/tiny/*.jsonl runs/tiny/*.safetensors runs/tiny/README.md minidalle/weights/tiny/
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/python -m ruff check --fix .

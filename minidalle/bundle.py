@@ -111,7 +111,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     device: default a GPU if there is one. Raises FileNotFoundError if there is no such model, and ValueError
     that names file and field if one is damaged, mismatched or from a newer version.
     """
-    folder = _find(model)
+    folder = find(model)
     config = _read_config(folder / "config.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
     # Of the file's text: another release of the library may write the same merges another way.
@@ -134,7 +134,11 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     return bundle.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _find(model: str | Path) -> Path:
+def find(model: str | Path) -> Path:
+    """The folder of a bundled model's name, or the folder itself.
+
+    Raises FileNotFoundError if there is no such model or one of its files is missing.
+    """
     for folder in (BUNDLED / str(model), Path(model)):
         if folder.is_dir():
             missing = [name for name in NAMES if not (folder / name).exists()]

@@ -93,6 +93,9 @@ def examine(
         Path | None,
         typer.Option(help="Also write the table as JSON.", show_default="no"),
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Also write the table into the model's card.")
+    ] = False,
 ) -> None:
     """Score a model: how often is a picture right in every fact its caption states?
 
@@ -100,9 +103,9 @@ def examine(
     fresh and of never-seen compositions, the share that it finds right: of true pictures, of the dVAE's
     reconstructions (the ceiling), and of one sample for each caption.
     """
-    from .bundle import load
-    from .examine import scoreboard
-    from .files import write_json
+    from .bundle import find, load
+    from .examine import scoreboard, with_scores
+    from .files import write_atomically, write_json
 
     bundle = load(model)
     if json is not None:
@@ -111,6 +114,11 @@ def examine(
     if json is not None:
         write_json(json, rows)
         typer.echo(f"table in {json.resolve()}")
+    if card:
+        path = find(model) / "README.md"
+        text = with_scores(bundle.card, rows, seed)
+        write_atomically(path, lambda file: file.write(text.encode()))
+        typer.echo(f"table in {path.resolve()}")
 
 
 @app.command()
