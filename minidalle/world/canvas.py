@@ -136,7 +136,7 @@ UNIT_SHAPES: dict[str, Points] = {
     "circle": _turned([1.0] * 40),
     "square": rectangle(-0.85, -0.85, 0.85, 0.85),
     "triangle": [(0, -0.95), (1, 0.8), (-1, 0.8)],
-    "diamond": [(0, -1.1), (0.75, 0), (0, 1.1), (-0.75, 0)],
+    "diamond": [(0, -1.05), (0.75, 0), (0, 1.05), (-0.75, 0)],
     "star": [(u, v + 0.05) for u, v in _turned([1.1, 0.45] * 5)],
     "heart": _heart(),
     "cross": _cross(),
