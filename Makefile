@@ -5,8 +5,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 CAPTION ?= a small red circle above a blue square
+export CAPTION
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
+# The exact set is for Python 3.11 and newer; 3.10 takes the newest packages that still support it.
+CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
+PIP_INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
 .PHONY: help draw test quick book weights format clean
 
@@ -14,7 +17,7 @@ help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 draw: $(VENV)/.installed  ## Draw CAPTION with the bundled weights
-	@$(BIN)/minidalle draw "$(CAPTION)"
+	@$(BIN)/minidalle draw "$$CAPTION"
 
 test: $(VENV)/.installed-test  ## Pass every test
 	$(BIN)/python -m ruff check .

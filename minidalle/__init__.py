@@ -4,8 +4,8 @@
     model = minidalle.load()
     model.draw("a large green star", n=4)
 
-Files in the order of the chapters: world, data, tokenizer, dvae, schedules, masks, transformer, dalle,
-generate, examine, train, presets, bundle, show, cli.
+Read the files in this order: world, data, tokenizer, dvae, schedules, masks, transformer, dalle, generate,
+files, show, bundle, presets, device, train, examine, cli.
 """
 
 __all__ = ["Bundle", "load"]

@@ -19,6 +19,7 @@ from torch import nn
 
 from .dalle import DALLE, DALLEConfig
 from .data import to_uint8
+from .device import choose_device
 from .dvae import DVAE, DVAEConfig
 from .files import fingerprint, write_atomically, write_json
 from .generate import check_sampling, generate
@@ -28,7 +29,7 @@ from .tokenizer import Tokenizer
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "weights"
 NAMES = ("config.json", "tokenizer.json", "dvae.safetensors", "dalle.safetensors")
-TEMPERATURE, TOP_K = 1.0, None  # the paper's sampling
+TEMPERATURE, TOP_K = 1.0, None  # the paper's temperature; it then reranks with CLIP (chapter 11)
 
 
 @dataclass
@@ -50,7 +51,8 @@ class Bundle:
         top_k: int | None = TOP_K,
         top_p: float | None = None,
     ) -> Drawing:
-        """Draw n pictures for each caption; the same arguments give the same pictures.
+        """Draw n pictures for each caption; the same arguments give the same pictures
+        on the same machine (elsewhere rounding may turn a token).
 
         In a notebook the result shows itself. Raises ValueError for an empty or too long caption and
         for sampling settings out of range.
@@ -119,7 +121,10 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     _compare(folder / "tokenizer.json", mark, config["fingerprints"]["tokenizer"])
     if (V := config["dalle"].V) != tokenizer.V:
         raise ValueError(f"{folder}: the tokenizer has {tokenizer.V} tokens, DALL·E reads {V}")
-    models = {"dvae": DVAE(config["dvae"]), "dalle": DALLE(config["dalle"])}
+    try:
+        models = {"dvae": DVAE(config["dvae"]), "dalle": DALLE(config["dalle"])}
+    except (ValueError, RuntimeError) as error:  # sizes that contradict each other or fit no memory
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
     for part, module in models.items():
         _fill(module, folder / f"{part}.safetensors", config["fingerprints"][part])
     if (K := config["dvae"].K) != config["dalle"].K:
@@ -131,7 +136,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     bundle = Bundle(config["name"], tokenizer, models["dvae"].eval(), models["dalle"].eval(), text)
-    return bundle.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return bundle.to(device or choose_device())
 
 
 def find(model: str | Path) -> Path:
@@ -154,7 +159,7 @@ def find(model: str | Path) -> Path:
 def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if config["format"] > FORMAT:
+        if int(config["format"]) > FORMAT:
             raise ValueError(
                 f"{path}: format {config['format']} is newer than {FORMAT}; update minidalle"
             )

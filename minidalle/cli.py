@@ -16,7 +16,7 @@ STOPPED = 130  # the exit code of a program that Ctrl-C ended
 
 app = typer.Typer(
     help="DALL·E in miniature: draw pictures for captions, or train every part yourself.",
-    epilog="Start with:  minidalle draw 'a small red circle above a blue square'",
+    epilog='Start with:  minidalle draw "a small red circle above a blue square"',
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -25,7 +25,7 @@ app = typer.Typer(
 
 ClickException = typer.BadParameter.__base__.__base__  # of the click that this typer is built on
 
-Seed = Annotated[int, typer.Option(help="Same seed, same pictures.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same pictures.")]
 ModelOption = Annotated[str, typer.Option(help="A bundled model's name, or a folder.")]
 
 
@@ -53,16 +53,16 @@ def draw(
 ) -> None:
     """Draw pictures for one or more captions and write them as one PNG.
 
-    Example:  minidalle draw "a large green star" "the word cat on a red sign" -n 2 --seed 7
+    Example:  minidalle draw "a large green star" "the word cat on a red sign" --n 2 --seed 7
     """
     from .bundle import load
 
-    out = out or Path("pictures") / f"{slug(captions[0])}-{seed}.png"
+    out = out or unused(Path("pictures") / f"{slug(captions[0])}-{seed}.png")
     bundle = load(model)
     check_writable(out)
     drawing = bundle.draw(captions, n, seed, temperature, top_k, top_p)
     drawing.save(out)
-    typer.echo(f"{len(drawing.captions)} pictures in {out.resolve()}")
+    typer.echo(f"{counted(len(drawing.captions))} in {out.resolve()}")
 
 
 @app.command()
@@ -135,6 +135,7 @@ def world(
 ) -> None:
     """Draw true pictures of the world with their captions: what the models learn from."""
     from .data import World
+    from .files import write_atomically
     from .show import grid
     from .world import FAMILIES
 
@@ -146,15 +147,27 @@ def world(
     examples = [source[i] for i in range(n)]
     title = f"{family or 'the world'} · {split} · seed {seed}"
     sheet = grid([e.picture for e in examples], [e.caption for e in examples], title)
-    from .files import write_atomically
-
     write_atomically(out, lambda file: sheet.save(file, "PNG"))
-    typer.echo(f"{n} pictures in {out.resolve()}")
+    typer.echo(f"{counted(n)} in {out.resolve()}")
+
+
+def counted(n: int) -> str:
+    """1 picture, 2 pictures."""
+    return f"{n} picture{'s' * (n != 1)}"
 
 
 def slug(caption: str) -> str:
     """A caption as a file name: "A red circle!" → "a-red-circle"."""
-    return re.sub(r"[^a-z0-9]+", "-", caption.lower()).strip("-")[:60] or "drawing"
+    return re.sub(r"[^\w]+", "-", caption.lower()).strip("-")[:60] or "drawing"
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of name-2, name-3, … that no file has: a drawing never replaces another."""
+    candidate, k = path, 1
+    while candidate.exists():
+        k += 1
+        candidate = path.with_stem(f"{path.stem}-{k}")
+    return candidate
 
 
 def check_writable(path: Path) -> None:

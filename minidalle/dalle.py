@@ -1,10 +1,10 @@
 """DALL·E: caption and picture as a single stream of tokens.  (Chapter 8)
 
 Paper: §2.2 and §2.3. The stream is [start-of-text, t₁ … t_T, start-of-image, i₁ … i_N]. Each position
-predicts the next token, text positions over the text vocabulary, image positions over the image codes:
-two heads, so that no position has logits it cannot use. Padding is V + position: every text position has a
-padding token of its own, attended to like any other. Whether padding is a training target is not stated in
-the paper; here it is not, since it would only teach the model where captions end.
+predicts the next token, text positions over the text vocabulary, image positions over the image codes: two
+heads (our choice), so that no position has logits it cannot use. Padding is V + position: every text
+position has a padding token of its own, attended to like any other. Whether padding is a training target is
+not stated in the paper; here it is not, since it would only teach the model where captions end.
 """
 
 from dataclasses import dataclass
@@ -150,8 +150,8 @@ class DALLE(nn.Module):
 def initialise(model: DALLE) -> None:
     """N(0, 0.02) for all weights, zero biases; branches' last layers are divided by √(2L).
 
-    So the 2L residual branches add up to the size of one, and the first losses are ln V and ln K.
-    The paper does not state its initialisation; this is GPT-2's (Radford et al. 2019).
+    So the 2L residual branches add up to the size of one, and the first losses are close to ln V and ln K.
+    We found no statement of the paper's initialisation; this is GPT-2's (Radford et al. 2019).
     """
     for name, p in model.named_parameters():
         if p.ndim == 1:

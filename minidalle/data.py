@@ -1,10 +1,10 @@
 """Sources of (picture, caption), and the tokens of stage 2.  (Chapters 2 and 14)
 
-A source is anything with ``len`` and ``source[index] -> Example``. Pictures are uint8 (H, W, 3) here
-and float32 (B, 3, H, W) in [0, 1] as soon as a model sees them.
+The one source so far is the `World`, with ``len`` and ``source[index] -> Example``. Pictures are uint8
+(H, W, 3) here and float32 (B, 3, H, W) in [0, 1] as soon as a model sees them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ def to_uint8(pictures: Tensor) -> np.ndarray:
 
 def batches(
     source: World, batch: int, steps: int, first: int = 0
-) -> Iterable[tuple[Tensor, list[str], list[Scene]]]:
+) -> Iterator[tuple[Tensor, list[str], list[Scene]]]:
     """``steps`` batches of consecutive examples: pictures (B, 3, H, W), captions, scenes."""
     for step in range(steps):
         examples = [source[first + step * batch + k] for k in range(batch)]

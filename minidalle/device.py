@@ -3,13 +3,20 @@
 import torch
 
 
+def choose_device() -> torch.device:
+    """A CUDA GPU if PyTorch sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
     """The dtype of autocast on a device, and the reason in words."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16, "this GPU multiplies bfloat16 natively"
-    if device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.bfloat16, "this processor multiplies bfloat16 natively"
-    return torch.float32, f"no native bfloat16 on this {device.type}"
+    # PyTorch for Apple's processors is built without oneDNN, and there has no such question to ask.
+    one_dnn = device.type == "cpu" and torch.backends.mkldnn.is_available()
+    if one_dnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.bfloat16, "oneDNN has bfloat16 kernels for this processor"
+    return torch.float32, f"bfloat16 would not be faster on this {device.type.upper()}"
 
 
 def autocast(device: torch.device) -> torch.autocast:

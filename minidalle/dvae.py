@@ -30,6 +30,7 @@ class DVAEConfig:
     size: pixels on a side. K: number of image codes. width: channels of the encoder's first group; group g
     has width·2^g. decoder_input: channels of the decoder's first 1×1 convolution, its codebook.
     groups: resolutions, with a factor of 2 between neighbours. blocks: residual blocks a group.
+    input_kernel: side of the encoder's first convolution, odd.
     bottleneck: by how much a block's hidden layers are narrower than its output.
     patch: pixels on a side that enter the encoder as one cell. logit_norm: normalise before the logits.
     likelihood: of the pixels, "logit-laplace" (the paper's) or "gaussian" (ours, of fixed width σ = 0.1).
@@ -51,6 +52,10 @@ class DVAEConfig:
         if self.likelihood not in LIKELIHOODS:
             known = " or ".join(LIKELIHOODS)
             raise ValueError(f"unknown likelihood {self.likelihood!r}; choose {known}")
+        if self.input_kernel % 2 == 0:
+            raise ValueError(
+                f"input_kernel must be odd, not {self.input_kernel}; it needs a middle"
+            )
         if self.size % self.factor:
             raise ValueError(
                 f"pictures of {self.size} pixels do not divide into cells of {self.factor}; "
@@ -113,8 +118,8 @@ def logit_laplace_nll(x: Tensor, mu: Tensor, ln_b: Tensor) -> Tensor:
 def gaussian_nll(x: Tensor, mu: Tensor) -> Tensor:
     """−ln of the normal density of x around unmap(sigmoid μ) with σ = 0.1, elementwise, in nats.
 
-    The squared error, in the units of the other likelihood. It asks for every pixel with equal force, while
-    logit-Laplace soon cares most about the background, which it can predict with a tiny b.
+    The squared error, in nats, but of x itself: not comparable with `logit_laplace_nll`. It asks for every
+    pixel with equal force, while logit-Laplace asks most for what it can predict with a tiny b.
     """
     mean = (mu.sigmoid() - EPSILON) / (1 - 2 * EPSILON)  # not clamped: the gradient must not stop
     return (x - mean).square() / (2 * SIGMA**2) + math.log(SIGMA * math.sqrt(2 * math.pi))
@@ -266,9 +271,10 @@ class DVAE(nn.Module):
         balance: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> ELB:
-        """The negative ELB of a batch and its parts. β is on the paper's scale (6.6 there).
+        """The negative ELB of pictures (B, 3, H, W) and its parts, all scalars.
 
-        balance weighs our marginal term, which keeps codes in use while the run is young. Chapter 5.
+        β is on the paper's scale (6.6 there). balance weighs our marginal term, which keeps codes in use
+        while the run is young. Chapter 5.
         """
         logits = self.logits(x).float()
         z = gumbel_softmax(logits, tau, generator=generator)

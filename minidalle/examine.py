@@ -72,7 +72,10 @@ class Examiner(nn.Module):
 
     @torch.inference_mode()
     def judge(self, pictures: Tensor, scenes: Sequence[Scene]) -> dict[str, Tensor]:
-        """For every head: +1 where it reads what the scene says, 0 where not, −1 where it is absent."""
+        """Verdicts on pictures (B, 3, S, S): for every head an int64 tensor (B,).
+
+        1 where it reads what the scene says, 0 where it reads something else, −1 where it does not apply.
+        """
         verdicts = {}
         targets = self.targets(scenes)
         answers = [self(part) for part in pictures.split(256)]
@@ -90,8 +93,9 @@ def train_examiner(
     data: World, steps: int = 1500, batch: int = 64, lr: float = 2e-3, seed: int = 0
 ) -> Examiner:
     """Train an examiner on world pictures of one size. Deterministic given the seed."""
-    torch.manual_seed(seed)
-    model = Examiner([each.name for each in data.families], data.size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Examiner([each.name for each in data.families], data.size)
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     stream = batches(data, batch, steps)
@@ -165,7 +169,8 @@ def score(bundle: Bundle, examiner: Examiner, source: World, n: int, seed: int) 
     scenes = [example.scene for example in examples]
     true = to_float([example.picture for example in examples])
     with torch.inference_mode():
-        parts = [bundle.dvae.decode(bundle.dvae.encode(x)) for x in true.split(64)]
+        inputs = [x.to(bundle.device) for x in true.split(64)]
+        parts = [bundle.dvae.decode(bundle.dvae.encode(x)).cpu() for x in inputs]
     drawn = bundle.draw([example.caption for example in examples], seed=seed)
     pictures = (true, torch.cat(parts), to_float(drawn.pictures))
     shares = [Share(int(examiner.right(x, scenes).sum()), n) for x in pictures]

@@ -1,6 +1,7 @@
 """From logits to pictures' tokens, one position at a time, with a cache.  (Chapters 9 and 10)
 
-Paper: §2.6 (t = 1, no truncation). Top-k and top-p are later customs (Fan et al. 2018; Holtzman et al. 2019).
+Paper: §2.6 (t = 1, then reranking by CLIP, chapter 11). Top-k and top-p are not the paper's (Fan et al. 2018;
+Holtzman et al. 2019).
 """
 
 import torch
@@ -67,8 +68,8 @@ def generate(
     """n pictures' tokens for each caption: text (C, T) → image tokens (C · n, N), caption by caption.
 
     Each caption's prefix is computed once and shared by its n candidates. The result depends on the
-    generator (a CPU one), not on ``batch``, the number of pictures at a time. Raises ValueError for a
-    temperature < 0, top_k outside 1 … K, top_p outside (0, 1], n or batch < 1.
+    generator (a CPU one), not on ``batch``, the number of pictures at a time (up to rounding). Raises
+    ValueError for a temperature < 0, top_k outside 1 … K, top_p outside (0, 1], n or batch < 1.
     """
     check_sampling(temperature, top_k, top_p, model.config.K)
     if n < 1 or batch < 1:

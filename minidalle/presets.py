@@ -2,9 +2,9 @@
 
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
     tiny    64×64 pictures of the whole world, 8×8 tokens: the bundled weights
-    paper   256×256, 32×32 tokens, 12 billion parameters: to count with, not to run
 
-What the paper states is in the defaults of the configurations; what a preset changes is ours.
+The paper's own sizes are the defaults, ``DVAEConfig()`` and ``DALLEConfig()``: to count with, not to run.
+Every number of a preset is ours, found by trying; the docstrings below give the paper's.
 """
 
 from dataclasses import dataclass, field
@@ -17,30 +17,36 @@ from .dvae import DVAEConfig
 class DVAETraining:
     """Stage 1. Learning rate, τ and β follow half cosines (`schedules.cosine`) of the step.
 
+    Paper (appendix A.2): 3M steps of 512, lr 1e-4 → 1.25e-6 over 1.2M, τ 1 → 1/16 over 150k, β 0 → 6.6 over
+    5k, average 0.999, no balance term.
+
     lr: AdamW's, after ``warmup`` steps; falls to a hundredth. tau: first and last temperature; reached after
     ``tau_share`` of the steps. beta: KL weight on the paper's scale, reached after ``beta_share``.
     balance: weight of the marginal KL (ours). clip: largest gradient norm. ema: decay of the average.
     """
 
-    steps: int = 3_000_000
-    batch: int = 512
-    lr: float = 1e-4
-    warmup: int = 0
-    tau: tuple[float, float] = (1.0, 1 / 16)
-    tau_share: float = 0.05
-    beta: float = 6.6
-    beta_share: float = 1 / 600
-    balance: float = 0.0
-    clip: float = float("inf")
-    ema: float = 0.999
+    steps: int
+    batch: int
+    lr: float
+    warmup: int
+    tau: tuple[float, float]
+    tau_share: float
+    beta: float
+    beta_share: float
+    balance: float
+    clip: float
+    ema: float
 
 
 @dataclass(frozen=True)
 class DALLETraining:
-    """Stage 2. muon_lr: of the layers' matrices (Muon); lr: of everything else (AdamW).
+    """Stage 2. Paper (appendix B): AdamW alone, 430k steps of 1024, lr 4.5e-4 after 5k steps, halved on
+    plateaus, weight decay 4.5e-2, gradient norm 4, average 0.99 of every 25th step.
+
+    muon_lr: of the layers' matrices (Muon); lr: of everything else (AdamW).
 
     Both rise for ``warmup`` steps and fall linearly to 0. pictures: how many are encoded into tokens before
-    the first step, to be drawn from at random; weight_decay: of the layers' matrices.
+    the first step, to be drawn from at random. clip: largest gradient norm.
     """
 
     steps: int
@@ -49,7 +55,6 @@ class DALLETraining:
     muon_lr: float
     warmup: int
     pictures: int
-    weight_decay: float = 0.0
     clip: float = 4.0
 
 
@@ -76,7 +81,7 @@ CI = Preset(
     ),
     dalle=DALLEConfig(V=384, T=7, K=64, h=6, w=6, D=128, H=4, L=4, kernel=3),
     dvae_training=DVAETraining(
-        steps=3000, batch=16, lr=4e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        steps=3000, batch=16, lr=4e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
         balance=0.1, clip=50.0, ema=0.995,
     ),
     dalle_training=DALLETraining(
@@ -93,7 +98,7 @@ TINY = Preset(
     ),
     dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
         balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(

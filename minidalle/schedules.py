@@ -1,6 +1,6 @@
-"""Schedules: pure functions of the step, so that a resumed run and a fresh one agree.  (Chapters 5, 8)
+"""Schedules: pure functions of the step, so that nothing depends on what ran before.  (Chapters 5, 8)
 
-The paper anneals τ, β and the learning rate "with a cosine schedule" (appendix A.2) and does not write the
+The paper anneals τ, β and the learning rate along a cosine (appendix A.2) and does not write the
 formula down. Ours is the half cosine below.
 """
 

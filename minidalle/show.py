@@ -45,7 +45,7 @@ def grid(
     """
     if not len(pictures) or len(pictures) != len(captions):
         raise ValueError(
-            f"a grid needs a caption for each picture: {len(pictures)}, {len(captions)}"
+            f"{len(pictures)} pictures but {len(captions)} captions; a grid needs one caption for each"
         )
     columns = columns or min(len(pictures), max(1, math.ceil(math.sqrt(len(pictures)))))
     tiles = [enlarge(picture) for picture in pictures]
@@ -68,11 +68,11 @@ def grid(
     return sheet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawing:
     """Pictures that a model drew, with their captions; shows itself in a notebook.
 
-    pictures: uint8 (n, H, W, 3). captions: n strings. tokens: the image tokens (n, N), if wanted.
+    pictures: uint8 (n, H, W, 3). captions: n strings. tokens: the image tokens (n, N).
     """
 
     pictures: np.ndarray

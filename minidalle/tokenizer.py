@@ -2,6 +2,7 @@
 
 Paper: §2.2 (16,384 tokens, at most 256 a caption, lowercase, a padding token for every text position).
 The merges are learned and applied by the `tokenizers` library; working on bytes, it loses no character.
+Left out so far: the paper's 10 % BPE dropout.
 Ids 0 … V − 1 are BPE tokens, id V + p is the padding of position p.
 """
 
@@ -53,6 +54,8 @@ class Tokenizer:
 
     def encode(self, captions: Sequence[str]) -> Tensor:
         """Captions → text tokens (B, T), int64. Raises ValueError for an empty or too long caption."""
+        for caption in captions:
+            check_text(caption)
         rows = []
         for caption, encoding in zip(captions, self.bpe.encode_batch(list(captions)), strict=True):
             n = len(encoding.ids)
@@ -85,6 +88,14 @@ class Tokenizer:
             return cls(tokenizers.Tokenizer.from_file(str(path)), T)
         except Exception as error:  # the library raises bare Exception for malformed JSON
             raise ValueError(f"{path} is no tokenizer file: {error}") from error
+
+
+def check_text(caption: str) -> None:
+    """Raise ValueError for anything that is not Unicode text."""
+    try:
+        caption.encode()
+    except (AttributeError, UnicodeEncodeError) as error:
+        raise ValueError(f"a caption must be Unicode text, not {caption!r}") from error
 
 
 def shorten(text: str, length: int = 60) -> str:

@@ -9,9 +9,11 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,9 @@ from .presets import DALLETraining, DVAETraining, Preset
 from .schedules import cosine, linear, warmup
 from .show import quiet
 from .tokenizer import Tokenizer
+
+C = TypeVar("C")  # a configuration
+M = TypeVar("M")  # the model it describes
 
 REPORTS = 10  # log lines a stage
 HELD_BACK = 256  # pictures of the test split that reports are made on
@@ -73,9 +78,8 @@ def train_dvae(
 
     data: training pictures. test: pictures (B, 3, H, W) for the reports. Deterministic given the seed.
     """
-    torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = DVAE(config).to(memory_format=torch.channels_last)
+    model = seeded(seed, DVAE, config).to(memory_format=torch.channels_last)
     average = AveragedModel(model, multi_avg_fn=partial(move_averages, t.ema))
     optimizer = torch.optim.AdamW(model.parameters(), t.lr, weight_decay=1e-4, fused=True)
     stream = batches(data, t.batch, t.steps)
@@ -93,7 +97,9 @@ def train_dvae(
         average.update_parameters(model)
         if is_report(step, t.steps):
             figures = examine_dvae(average.module, test)
-            log.report("dVAE", step + 1, nll_per_value=elb.nll_per_value.item(), tau=tau, **figures)
+            log.report(
+                "dVAE", step + 1, train_nll_per_value=elb.nll_per_value.item(), tau=tau, **figures
+            )
     return average.module.eval()
 
 
@@ -118,18 +124,21 @@ def examine_dvae(model: DVAE, pictures: Tensor) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------- stage 2
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_pictures(dvae: DVAE, data: World, pictures: int) -> tuple[list[str], Tensor]:
-    """Captions and image tokens (pictures, N) of the first examples; the dVAE is not touched again."""
+    """Captions and image tokens (pictures, N) of the first examples; the dVAE is not touched again.
+
+    In 32 bit, as when pictures are judged: rounding would move some tokens to a neighbour.
+    """
     captions, tokens = [], []
     stream = batches(data, 64, -(-pictures // 64))
     bar = tqdm(total=pictures, desc="tokens", unit="picture", disable=quiet(), leave=False)
-    with bar, autocast(next(dvae.parameters()).device):
+    with bar:
         for batch, words, _ in stream:
             tokens.append(dvae.encode(batch))
             captions += words
             bar.update(len(batch))
-    return captions[:pictures], torch.cat(tokens)[:pictures].clone()
+    return captions[:pictures], torch.cat(tokens)[:pictures]
 
 
 def optimizers(model: DALLE, t: DALLETraining) -> list[torch.optim.Optimizer]:
@@ -142,7 +151,7 @@ def optimizers(model: DALLE, t: DALLETraining) -> list[torch.optim.Optimizer]:
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=t.muon_lr, weight_decay=t.weight_decay),
+        torch.optim.Muon(matrices, lr=t.muon_lr, weight_decay=0.0),
         torch.optim.AdamW(rest, lr=t.lr, betas=(0.9, 0.96), weight_decay=0.0),
     ]
 
@@ -156,9 +165,8 @@ def train_dalle(
     log: Log,
 ) -> DALLE:
     """Minimise 1/8 text + 7/8 image cross-entropy over (text, image) tokens. Chapter 8."""
-    torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
-    model = DALLE(config)
+    model = seeded(seed, DALLE, config)
     both = optimizers(model, t)
     text, image = train_tokens
     began = time.perf_counter()
@@ -195,11 +203,14 @@ def examine_dalle(model: DALLE, text: Tensor, image: Tensor) -> dict[str, float]
 def train(preset: Preset, out: Path, seed: int = 0) -> Bundle:
     """Train every stage of a preset into the folder ``out`` and return the bundle.
 
-    Raises FileExistsError if the folder already holds a trained model, which is never overwritten.
+    Raises FileExistsError if the folder already holds a trained model, which is never overwritten, or
+    files that are no run's.
     """
     out = Path(out)
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} already holds a trained model; choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "log.jsonl").exists():
+        raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "log.jsonl", lambda file: None)  # a new run, a new log
     log = Log(out / "log.jsonl")
@@ -217,16 +228,19 @@ def train(preset: Preset, out: Path, seed: int = 0) -> Bundle:
     dvae = train_dvae(preset.dvae, preset.dvae_training, data, unseen_pictures, seed, log)
     captions, image = encode_pictures(dvae, data, preset.dalle_training.pictures)
     log.report("tokens", 0, pictures=len(captions))
-    with torch.inference_mode():
+    with torch.no_grad():
         unseen_tokens = dvae.encode(unseen_pictures)
     dalle = train_dalle(
         replace(preset.dalle, V=tokenizer.V),
         preset.dalle_training,
         (tokenizer.encode(captions), image),
-        (tokenizer.encode([example.caption for example in unseen]), unseen_tokens.clone()),
+        (tokenizer.encode([example.caption for example in unseen]), unseen_tokens),
         seed,
         log,
     )
+    # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
+    for model in (dvae, dalle):
+        model.half().float()
     bundle = Bundle(preset.name, tokenizer, dvae, dalle)
     bundle.card = run_card(bundle, out, seed)
     drawing = bundle.draw(sample_captions(test), seed=seed)
@@ -265,7 +279,9 @@ def run_card(bundle: Bundle, out: Path, seed: int) -> str:
             f"- parameters: {', '.join(counts)}",
             "- data: the training split of `minidalle.world`, drawn on the fly, and nothing else",
             "",
-            "## Last figures of each stage, on scenes of the test split",
+            "## Last figures of each stage",
+            "",
+            "psnr_hard, codes, perplexity and nats per token are of scenes of the test split.",
             "",
             *figures,
             "",
@@ -278,6 +294,8 @@ def commit() -> str:
     here = Path(__file__).parent
     ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=False)
     try:
+        if ask(["git", "ls-files", "--error-unmatch", Path(__file__).name]).returncode:
+            return "unknown"  # an installed copy, perhaps inside somebody else's checkout
         name = ask(["git", "rev-parse", "HEAD"]).stdout.strip()
         changed = ask(["git", "status", "--porcelain", "--", "."]).stdout.strip()
     except FileNotFoundError:  # no git on this machine
@@ -286,9 +304,17 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Processor, threads, Python and PyTorch in one line."""
+    """Architecture, threads, precision, Python and PyTorch in one line."""
+    dtype, _ = choose_precision(torch.device("cpu"))
     system = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
-    return f"{system}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    return f"{system}, {str(dtype)[6:]}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+
+
+def seeded(seed: int, build: Callable[[C], M], config: C) -> M:
+    """Build a model with initial weights that depend on the seed alone; the global generator is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,7 +1,7 @@
 """The transformer: masked attention, written to be read, and its cached form.  (Chapters 6 and 7)
 
 Paper: §2.2. Pre-LayerNorm residual blocks; attention and MLP are separate residual branches; one softmax
-over text and image keys together. Not stated by the paper, chosen by us: GELU, biases, no weight tying.
+over text and image keys together. Not stated by the paper, chosen by us: GELU, no weight tying.
 """
 
 import math

@@ -1,6 +1,7 @@
 """The command line: what it draws, and how it says no."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -67,9 +68,11 @@ def test_the_same_seed_draws_the_same_picture(model, monkeypatch, capsys):
 
 def test_another_caption_is_another_file(model, monkeypatch, capsys):
     """Drawing again loses nothing that was drawn before."""
-    for caption, seed in (("a circle", 0), ("a square", 0), ("a square", 1)):
+    for caption, seed in (("a circle", 0), ("a square", 0), ("a square", 1), ("кот", 0), ("🦊", 0)):
         run(monkeypatch, capsys, "draw", caption, "--seed", seed, "--model", model)
-    assert len(list(Path("pictures").iterdir())) == 3
+    run(monkeypatch, capsys, "draw", "a square", "--temperature", 2, "--model", model)
+    names = sorted(path.stem for path in Path("pictures").iterdir())
+    assert names == ["a-circle-0", "a-square-0", "a-square-0-2", "a-square-1", "drawing-0", "кот-0"]
 
 
 def test_world_draws_captioned_pictures(monkeypatch, capsys):
@@ -98,6 +101,9 @@ BAD = {
     "unknown preset": (["train", "--preset", "huge", "--out", "r"], "'huge'.*ci, tiny"),
     "train without out": (["train"], "Missing option '--out'"),
     "trained already": (["train", "--out", MODEL], "already holds a trained model"),
+    "train into a full folder": (["train", "--out", "."], "holds other files"),
+    "seed": (["draw", "a", "--seed", str(2**64), "--model", MODEL], "(?i)seed"),
+    "no text": (["draw", "a\udcffb", "--model", MODEL], "must be Unicode text"),
     "train into a file": (["train", "--out", "file"], "file"),
     "unknown family": (["world", "--family", "cats"], "'cats'.*attributes"),
     "unknown split": (["world", "--split", "exam"], "'exam'.*zero-shot"),
@@ -154,6 +160,13 @@ def test_help_tells_what_and_how(command, monkeypatch, capsys):
     assert code == 0 and err == ""
     for option in re.findall(r"^ +(--[a-z-]+) .*$", out, re.MULTILINE):
         assert re.search(rf"{option} +(<.*?>)?\s+\S", out), f"{option} is not explained"
+
+
+def test_the_example_of_the_help_works(monkeypatch, capsys):
+    """What the help of draw shows can be typed as it stands, with the bundled weights."""
+    _, out, _ = run(monkeypatch, capsys, "draw", "--help")
+    (example,) = re.findall(r"Example:\s+minidalle (draw .*)", out)
+    assert run(monkeypatch, capsys, *shlex.split(example))[0] == 0
 
 
 def test_help_is_quick_because_it_loads_nothing_heavy():

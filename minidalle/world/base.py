@@ -34,7 +34,11 @@ class Scene:
     layout: tuple[int, ...]
 
     def digest(self) -> bytes:
-        """A hash of everything that can be seen: equal for equal pictures, on every machine."""
+        """A hash of the whole scene, the same on every machine.
+
+        Other scenes are other pictures, except that at 24 and 32 pixels neighbouring layouts can round
+        to the same one.
+        """
         text = repr((self.family, sorted(self.slots.items()), self.layout))
         return hashlib.sha256(text.encode()).digest()
 
@@ -102,6 +106,8 @@ class Family(ABC):
 
     def _check_where(self, where: Mapping[str, Sequence[str]]) -> None:
         for slot, values in where.items():
+            if isinstance(values, str):
+                raise ValueError(f"allowed values of {slot!r} must be a tuple, e.g. ({values!r},)")
             if slot not in self.slots:
                 known = ", ".join(self.slots)
                 raise ValueError(f"{self.name!r} has no slot {slot!r}; its slots are {known}")
