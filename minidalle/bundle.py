@@ -159,7 +159,9 @@ def find(model: str | Path) -> Path:
 def _read_config(path: Path) -> dict:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        if int(config["format"]) > FORMAT:
+        if type(config["format"]) is not int:
+            raise TypeError("format")
+        if config["format"] > FORMAT:
             raise ValueError(
                 f"{path}: format {config['format']} is newer than {FORMAT}; update minidalle"
             )
