@@ -150,6 +150,12 @@ def test_reports_are_evenly_spread():
 # ------------------------------------------------------------------------------------- slow, honest
 
 
+def tell(capsys, text: str) -> None:
+    """Print figures also when the test passes: they are what the test is about."""
+    with capsys.disabled():
+        print(f"\n  {text}")
+
+
 @pytest.fixture(scope="module")
 def examiner() -> Examiner:
     """The judge: trained on world pictures of 24 pixels, and on nothing else."""
@@ -159,7 +165,7 @@ def examiner() -> Examiner:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", ["test", "zero-shot"])
-def test_the_examiner_is_fit_to_judge(examiner, split):
+def test_the_examiner_is_fit_to_judge(examiner, split, capsys):
     """≥ 98 % on fresh pictures; wrong pictures are called wrong."""
     source = World(CI.families, CI.dvae.size, split, SCORED, CI.where)
     examples = [source[i] for i in range(600)]
@@ -173,7 +179,10 @@ def test_the_examiner_is_fit_to_judge(examiner, split):
     ]
     wrong = examiner.right(pictures, others).float().mean()
     blank = examiner.right(torch.full_like(pictures, 0.97), scenes).float().mean()
-    print(f"\nexaminer, {split}: right {right:.4f}, others' facts {wrong:.4f}, blank {blank:.4f}")
+    tell(
+        capsys,
+        f"examiner, {split}: right {right:.4f}, others' facts {wrong:.4f}, blank {blank:.4f}",
+    )
     assert right >= 0.98 and wrong <= 0.02 and blank <= 0.05
 
 
@@ -188,7 +197,7 @@ def trained(tmp_path_factory) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_ci_draws_what_captions_say(trained, examiner):
+def test_ci_draws_what_captions_say(trained, examiner, capsys):
     """Over three seeds: 92 % of first samples right in every slot, 80 % on pairs never seen together."""
     shares = {"test": [], "zero-shot": []}
     for path, seed in zip(trained, SEEDS, strict=True):
@@ -196,13 +205,14 @@ def test_ci_draws_what_captions_say(trained, examiner):
         for split, found in shares.items():
             source = World(CI.families, CI.dvae.size, split, SCORED, CI.where)
             row = score(bundle, examiner, source, N, seed)
-            print(f"\nci, seed {seed}, {split}: " + "  ".join(f"{k} {v}" for k, v in row.items()))
+            figures = "  ".join(f"{column} {share}" for column, share in row.items())
+            tell(capsys, f"ci, seed {seed}, {split}: {figures}")
             found.append(row["one sample"])
     pooled = {
         split: Share(sum(s.right for s in found), sum(s.n for s in found))
         for split, found in shares.items()
     }
-    print(f"\nci, three seeds: seen {pooled['test']}, never seen {pooled['zero-shot']}")
+    tell(capsys, f"ci, three seeds: seen {pooled['test']}, never seen {pooled['zero-shot']}")
     assert pooled["test"].value >= 0.92
     assert pooled["zero-shot"].value >= 0.80
 
