@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
 from .dalle import DALLE, DALLEConfig
-from .data import to_uint8
+from .data import to_float, to_uint8
 from .device import choose_device
 from .dvae import DVAE, DVAEConfig
 from .files import fingerprint, write_atomically, write_json
-from .generate import check_sampling, generate
+from .generate import Sampling, generate
 from .show import Drawing
 from .tokenizer import Tokenizer
 
@@ -50,21 +51,27 @@ class Bundle:
         temperature: float = TEMPERATURE,
         top_k: int | None = TOP_K,
         top_p: float | None = None,
+        guidance: float = 1.0,
+        image: np.ndarray | None = None,
+        rows: int = 0,
     ) -> Drawing:
         """Draw n pictures for each caption; the same arguments give the same pictures
         on the same machine (elsewhere rounding may turn a token).
 
-        In a notebook the result shows itself. Raises ValueError for an empty or too long caption and
-        for sampling settings out of range.
+        temperature, top_k, top_p, guidance: see `Sampling`. image: uint8 (size, size, 3), whose first
+        ``rows`` rows of tokens every picture keeps (chapter 10). In a notebook the result shows itself.
+        Raises ValueError for an empty or too long caption and for settings out of range.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise ValueError("no caption given; describe a picture, e.g. 'a red circle'")
-        check_sampling(temperature, top_k, top_p, self.dalle.config.K)
+        sampling = Sampling(temperature, top_k, top_p, guidance)
         text = self.tokenizer.encode(captions).to(self.device)
         generator = torch.Generator().manual_seed(seed)
-        tokens = generate(self.dalle, text, generator, n, temperature, top_k, top_p)
         with torch.inference_mode():
+            given = None if image is None else self.dvae.encode(to_float([image]).to(self.device))
+            given = None if given is None else given.expand(len(text), -1)
+            tokens = generate(self.dalle, text, generator, n, sampling, given, rows)
             pictures = torch.cat([self.dvae.decode(part) for part in tokens.split(64)])
         labels = tuple(caption for caption in captions for _ in range(n))
         title = f"minidalle · {self.name} · seed {seed}"

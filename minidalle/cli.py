@@ -45,6 +45,9 @@ def draw(
         float | None,
         typer.Option(help="Choose among the likeliest codes that sum to p.", show_default="1"),
     ] = None,
+    guidance: Annotated[
+        float, typer.Option(help="More than 1 exaggerates what the caption says; 1 is none.")
+    ] = 1.0,
     model: ModelOption = "tiny",
     out: Annotated[
         Path | None,
@@ -60,7 +63,7 @@ def draw(
     out = out or unused(Path("pictures") / f"{slug(captions[0])}-{seed}.png")
     bundle = load(model)
     check_writable(out)
-    drawing = bundle.draw(captions, n, seed, temperature, top_k, top_p)
+    drawing = bundle.draw(captions, n, seed, temperature, top_k, top_p, guidance)
     drawing.save(out)
     typer.echo(f"{counted(len(drawing.captions))} in {out.resolve()}")
 

@@ -4,7 +4,7 @@ Paper: §2.2 and §2.3. The stream is [start-of-text, t₁ … t_T, start-of-ima
 predicts the next token, text positions over the text vocabulary, image positions over the image codes: two
 heads (our choice), so that no position has logits it cannot use. Padding is V + position: every text
 position has a padding token of its own, attended to like any other. Whether padding is a training target is
-not stated in the paper; here it is not, since it would only teach the model where captions end.
+not stated in the paper; by default it is not, since it would only teach the model where captions end.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .masks import check_sizes
 from .transformer import Cache, Transformer, TransformerConfig
 
 TEXT_WEIGHT, IMAGE_WEIGHT = 1 / 8, 7 / 8  # paper, §2.2
+IGNORED = -100  # what cross_entropy takes for "no target"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class DALLEConfig:
     """V: text vocabulary without padding. T: text positions. K: image codes. h, w: token grid.
 
     D: model width. H: heads. L: layers. kernel: side of the convolutional mask's window.
+    padding_targets: whether the text loss counts padding, as one more class of the text head, id V.
     ``DALLEConfig()`` is the paper's model of 12 billion parameters.
     """
 
@@ -36,11 +39,20 @@ class DALLEConfig:
     H: int = 62
     L: int = 64
     kernel: int = 11
+    padding_targets: bool = False
+
+    def __post_init__(self):
+        check_sizes(V=self.V, T=self.T, K=self.K, h=self.h, w=self.w)
 
     @property
     def N(self) -> int:
         """Image tokens."""
         return self.h * self.w
+
+    @property
+    def text_classes(self) -> int:
+        """Logits of the text head: V, and one for "padding" where that is a target."""
+        return self.V + self.padding_targets
 
 
 class Loss(NamedTuple):
@@ -66,7 +78,7 @@ class DALLE(nn.Module):
         self.transformer = Transformer(
             TransformerConfig(c.T + 2, c.h, c.w, c.D, c.H, c.L, c.kernel)
         )
-        self.text_head = nn.Linear(c.D, c.V)
+        self.text_head = nn.Linear(c.D, c.text_classes)
         self.image_head = nn.Linear(c.D, c.K)
         initialise(self)
 
@@ -86,10 +98,12 @@ class DALLE(nn.Module):
     def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
         """Text tokens (B, T), image tokens (B, N) → text logits (B, T, V), image logits (B, N, K).
 
+        With ``padding_targets`` there are V + 1 text logits, the last one for any padding.
         Logits at k predict token k from everything before it. Raises ValueError for wrong shapes
         and for ids outside the vocabularies, before any kernel runs.
         """
-        self._check(text, image)
+        self.check_text(text)
+        self.check_image(image, len(text))
         x = torch.cat([self.embed_prefix(text), self.embed_image(image)], dim=1)
         x = self.transformer(x)
         T = self.config.T
@@ -99,14 +113,15 @@ class DALLE(nn.Module):
     def loss(self, text: Tensor, image: Tensor) -> Loss:
         """Cross-entropies of a batch, each divided by its own number of targets (paper, §2.2)."""
         text_logits, image_logits = self(text, image)
-        target = text.where(text < self.config.V, -100)  # padding is no target
+        padding = self.config.V if self.config.padding_targets else IGNORED
+        target = text.where(text < self.config.V, padding)
         text_loss = F.cross_entropy(text_logits.float().flatten(0, 1), target.flatten())
         image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), image.flatten())
         return Loss(TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss, text_loss, image_loss)
 
     def begin(self, text: Tensor) -> tuple[Tensor, Cache]:
         """Run the prefix of text tokens (B, T): logits of the first image token (B, K), the cache."""
-        self._check(text, text.new_zeros(len(text), self.config.N))
+        self.check_text(text)
         cache = self.transformer.new_cache(len(text))
         x = self.transformer.extend(self.embed_prefix(text), cache)
         return self.image_head(x[:, -1]), cache
@@ -117,26 +132,38 @@ class DALLE(nn.Module):
         Raises ValueError for more tokens than a picture has and for ids outside 0 … K − 1.
         """
         first = cache.length - (self.config.T + 2)
+        self._check_kind("image", tokens)
         if (n := first + tokens.shape[1]) > self.config.N:
             raise ValueError(f"{n} image tokens for a picture of {self.config.N}")
         self._check_ids("image", tokens, self.config.K)
         x = self.transformer.extend(self.embed_image(tokens, first), cache)
         return self.image_head(x[:, -1])
 
-    def _check(self, text: Tensor, image: Tensor) -> None:
+    def empty_text(self, B: int) -> Tensor:
+        """Text tokens (B, T) of no caption at all: the padding of every position."""
         c = self.config
-        for name, ids, length, size in (
-            ("text", text, c.T, c.V + c.T),
-            ("image", image, c.N, c.K),
-        ):
-            if ids.ndim != 2 or ids.shape[1] != length:
-                shape = tuple(ids.shape)
-                raise ValueError(f"{name} tokens must have shape (B, {length}), not {shape}")
-            if ids.dtype != torch.int64:
-                raise ValueError(f"{name} tokens must be int64, not {ids.dtype}")
-            self._check_ids(name, ids, size)
-        if len(text) != len(image):
-            raise ValueError(f"{len(text)} captions but {len(image)} pictures in one batch")
+        return torch.arange(c.V, c.V + c.T, device=self.start.device).expand(B, c.T)
+
+    def check_text(self, text: Tensor) -> None:
+        """Raise ValueError unless these are text tokens (B, T) of this model."""
+        c = self.config
+        self._check_kind("text", text, c.T)
+        self._check_ids("text", text, c.V + c.T)
+
+    def check_image(self, image: Tensor, B: int) -> None:
+        """Raise ValueError unless these are image tokens (B, N) of this model."""
+        self._check_kind("image", image, self.config.N)
+        self._check_ids("image", image, self.config.K)
+        if len(image) != B:
+            raise ValueError(f"{B} captions but {len(image)} pictures in one batch")
+
+    @staticmethod
+    def _check_kind(name: str, ids: Tensor, length: int | None = None) -> None:
+        if ids.ndim != 2 or (length is not None and ids.shape[1] != length):
+            wanted, shape = f"(B, {length or 'n'})", tuple(ids.shape)
+            raise ValueError(f"{name} tokens must have shape {wanted}, not {shape}")
+        if ids.dtype != torch.int64:
+            raise ValueError(f"{name} tokens must be int64, not {ids.dtype}")
 
     @staticmethod
     def _check_ids(name: str, ids: Tensor, size: int) -> None:

@@ -23,3 +23,17 @@ def autocast(device: torch.device) -> torch.autocast:
     """Mixed precision where the device has it; otherwise float32."""
     dtype, _ = choose_precision(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+SHORT_STREAM = 512  # positions; measured with `minidalle bench`
+
+
+def choose_attention(device: torch.device, length: int) -> tuple[str, str]:
+    """The faster form of attention for training on streams of ``length`` positions, and the reason.
+
+    Our own matrix product, softmax and matrix product, not `scaled_dot_product_attention`: its backward pass
+    takes up to twice the time of ours on the CPU, where this was measured. Not measured on a GPU.
+    """
+    if length <= SHORT_STREAM:
+        return "dense", f"{length} positions: one large product beats fetching the keys of blocks"
+    return "structured", f"{length} positions: most scores are masked, blocks skip them"

@@ -1,8 +1,11 @@
 """From logits to pictures' tokens, one position at a time, with a cache.  (Chapters 9 and 10)
 
-Paper: §2.6 (t = 1, then reranking by CLIP, chapter 11). Top-k and top-p are not the paper's (Fan et al. 2018;
-Holtzman et al. 2019).
+Paper: §2.6 (t = 1, then reranking by CLIP, chapter 11) and figure 14 (image prompts). Later than the paper,
+or not in it: top-k and top-p (Fan et al. 2018; Holtzman et al. 2019) and guidance (Ho and Salimans 2021).
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +13,38 @@ from tqdm.auto import tqdm
 
 from .dalle import DALLE
 from .show import quiet
+from .transformer import Cache
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a code is chosen from logits. The defaults are the paper's: the model's own distribution.
+
+    temperature: divides the logits; 0 takes the likeliest code. top_k: only the k likeliest codes can be
+    chosen. top_p: only the fewest likeliest codes whose probabilities reach p. guidance: see `guide`; other
+    than 1 it doubles the work and needs a model that was trained with some captions left out.
+    Raises ValueError for settings that mean nothing; top-k is checked where K is known.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    guidance: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"the temperature must be 0 (greedy) or more, not {self.temperature}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top-p must lie in (0, 1], not {self.top_p}")
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance must be 0 or more (1 is none), not {self.guidance}")
+
+    def check(self, K: int) -> None:
+        """Raise ValueError unless top-k lies in 1 … K, the number of image codes."""
+        if self.top_k is not None and not 1 <= self.top_k <= K:
+            raise ValueError(
+                f"top-k must lie in 1 … {K}, the number of image codes, not {self.top_k}"
+            )
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -27,23 +62,22 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(drop, -torch.inf)
 
 
-def choose(
-    logits: Tensor, u: Tensor, temperature: float, top_k: int | None, top_p: float | None
-) -> Tensor:
+def choose(logits: Tensor, u: Tensor, sampling: Sampling = Sampling()) -> Tensor:
     """One code a row: logits (B, K) and uniform numbers u (B,) in [0, 1) → ids (B,).
 
     The inverse of the cumulative distribution at u, so that the numbers alone decide; temperature 0
-    is greedy and ignores them.
+    is greedy and ignores them. Raises ValueError for a top-k that is no number of codes.
     """
-    logits = logits.double()
-    if temperature == 0:
+    sampling.check(logits.shape[-1])
+    if sampling.temperature == 0:
         return logits.argmax(-1)
+    logits = logits.double()
     top = logits.amax(-1, keepdim=True)
-    logits = (logits - top) / temperature  # the largest is 0, finite however cold
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
+    logits = (logits - top) / sampling.temperature  # the largest is 0, finite however cold
+    if sampling.top_k is not None:
+        logits = keep_top_k(logits, sampling.top_k)
+    if sampling.top_p is not None:
+        logits = keep_top_p(logits, sampling.top_p)
     cumulative = logits.softmax(-1).cumsum(-1)
     target = u.double()[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, target, right=True).squeeze(1)
@@ -54,53 +88,129 @@ def uniforms(B: int, N: int, generator: torch.Generator) -> Tensor:
     return torch.stack([torch.rand(N, generator=generator) for _ in range(B)])
 
 
+def guide(logits: Tensor, guidance: float) -> Tensor:
+    """Logits with and without the caption (2R, K), first the R with it → guided logits (R, K).
+
+    without + guidance · (with − without): 1 is no guidance, 0 forgets the caption, more than 1 exaggerates
+    what the caption says. Classifier-free guidance, Ho and Salimans 2021.
+    """
+    captioned, empty = logits.chunk(2)
+    return empty + guidance * (captioned - empty)
+
+
 @torch.inference_mode()
 def generate(
     model: DALLE,
     text: Tensor,
     generator: torch.Generator,
     n: int = 1,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
+    sampling: Sampling = Sampling(),
+    image: Tensor | None = None,
+    rows: int = 0,
     batch: int = 64,
 ) -> Tensor:
     """n pictures' tokens for each caption: text (C, T) → image tokens (C · n, N), caption by caption.
 
-    Each caption's prefix is computed once and shared by its n candidates. The result depends on the
-    generator (a CPU one), not on ``batch``, the number of pictures at a time (up to rounding). Raises
-    ValueError for a temperature < 0, top_k outside 1 … K, top_p outside (0, 1], n or batch < 1.
+    image (C, N): image tokens of which the first ``rows`` rows are given and kept, the rest is drawn.
+    Each caption's prefix, with its given rows, is computed once and shared by its n candidates. The result
+    depends on the generator (a CPU one), not on ``batch``, the number of pictures at a time (up to
+    rounding). Raises ValueError for settings out of range and shapes that do not fit.
     """
-    check_sampling(temperature, top_k, top_p, model.config.K)
-    if n < 1 or batch < 1:
-        raise ValueError(f"n and batch must be at least 1, not {n} and {batch}")
-    device = text.device
-    N = model.config.N
-    u = uniforms(len(text) * n, N, generator).to(device)
-    owners = torch.arange(len(text), device=device).repeat_interleave(n)
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, not {batch}")
+    owners, u, given = _prepare(model, text, generator, n, sampling, image, rows)
     pieces = []
-    bar = tqdm(total=len(owners) * N, unit="token", desc="drawing", disable=quiet(), leave=False)
-    with bar:
-        for rows, noise in zip(owners.split(batch), u.split(batch), strict=True):
-            captions, counts = rows.unique_consecutive(return_counts=True)
-            logits, cache = model.begin(text[captions])
-            logits = logits.repeat_interleave(counts, 0)
-            cache = cache.repeat(counts)
-            tokens = text.new_empty(len(rows), N)
-            for k in range(N):
-                tokens[:, k] = choose(logits, noise[:, k], temperature, top_k, top_p)
-                if k < N - 1:
-                    logits = model.step(tokens[:, k : k + 1], cache)
-                bar.update(len(rows))
-            pieces.append(tokens)
+    left = model.config.N - given.shape[1]
+    total = len(owners) * left
+    with tqdm(total=total, unit="token", desc="drawing", disable=quiet(), leave=False) as bar:
+        for mine, noise in zip(owners.split(batch), u.split(batch), strict=True):
+            for tokens, known in _decode(model, text, mine, noise, given, sampling):
+                bar.update(len(mine))
+                if known == model.config.N:
+                    pieces.append(tokens)
     return torch.cat(pieces)
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None, K: int) -> None:
-    """Raise ValueError for sampling settings that mean nothing."""
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"the temperature must be 0 (greedy) or more, not {temperature}")
-    if top_k is not None and not 1 <= top_k <= K:
-        raise ValueError(f"top-k must lie in 1 … {K}, the number of image codes, not {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top-p must lie in (0, 1], not {top_p}")
+@torch.inference_mode()
+def progress(
+    model: DALLE,
+    text: Tensor,
+    generator: torch.Generator,
+    n: int = 1,
+    sampling: Sampling = Sampling(),
+    image: Tensor | None = None,
+    rows: int = 0,
+) -> Iterator[tuple[Tensor, int]]:
+    """`generate` that shows its work: after each row of tokens yields (tokens (C · n, N), known).
+
+    The first ``known`` codes of every picture are drawn, the others are 0 and mean nothing yet. The last
+    tokens yielded are what `generate` returns for the same arguments.
+    """
+    owners, u, given = _prepare(model, text, generator, n, sampling, image, rows)
+    for tokens, known in _decode(model, text, owners, u, given, sampling):
+        if known % model.config.w == 0:
+            yield tokens.clone(), known
+
+
+def _prepare(
+    model: DALLE,
+    text: Tensor,
+    generator: torch.Generator,
+    n: int,
+    sampling: Sampling,
+    image: Tensor | None,
+    rows: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Check everything; which caption each picture belongs to (C · n,), its uniform numbers (C · n, N), and
+    the given tokens of each caption (C, rows · w)."""
+    c = model.config
+    sampling.check(c.K)
+    model.check_text(text)
+    if n < 1:
+        raise ValueError(f"n, the pictures for each caption, must be at least 1, not {n}")
+    if not len(text):
+        raise ValueError("no caption given; text tokens must have shape (C, T) with C ≥ 1")
+    if not 0 <= rows < c.h or (image is None) != (rows == 0):
+        what = "no image" if image is None else "an image"
+        raise ValueError(f"rows = {rows} with {what}: give image tokens and 1 … {c.h - 1} rows")
+    if image is not None:
+        model.check_image(image, len(text))
+    owners = torch.arange(len(text), device=text.device).repeat_interleave(n)
+    u = uniforms(len(owners), c.N, generator).to(text.device)
+    given = text.new_empty(len(text), 0) if image is None else image[:, : rows * c.w]
+    return owners, u, given
+
+
+def _decode(
+    model: DALLE, text: Tensor, owners: Tensor, u: Tensor, given: Tensor, sampling: Sampling
+) -> Iterator[tuple[Tensor, int]]:
+    """Draw one batch: picture r belongs to caption owners[r], sorted, and uses the numbers u[r] (N,).
+
+    Yields (tokens (R, N), known) after every token; always the same tensor, which fills up.
+    """
+    guided = sampling.guidance != 1
+    captions, counts = owners.unique_consecutive(return_counts=True)
+    logits, cache = _begin(model, text[captions], given[captions], counts)
+    if guided:  # a second stream beside each, which sees the same tokens but no caption
+        blank, beside = _begin(model, model.empty_text(len(captions)), given[captions], counts)
+        logits, cache = torch.cat([logits, blank]), cache.beside(beside)
+    first, N = given.shape[1], model.config.N
+    tokens = text.new_zeros(len(owners), N)
+    tokens[:, :first] = given[owners]
+    for k in range(first, N):
+        if guided:
+            logits = guide(logits, sampling.guidance)
+        tokens[:, k] = choose(logits, u[:, k], sampling)
+        yield tokens, k + 1
+        if k < N - 1:
+            new = tokens[:, k : k + 1]
+            logits = model.step(new.repeat(2, 1) if guided else new, cache)
+
+
+def _begin(model: DALLE, text: Tensor, given: Tensor, counts: Tensor) -> tuple[Tensor, Cache]:
+    """After captions (C, T) and given codes (C, m), computed once for the counts[c] candidates of each: the
+    logits of the next code (R, K), and the cache."""
+    logits, cache = model.begin(text)
+    if given.shape[1]:
+        logits = model.step(given, cache)
+    return logits.repeat_interleave(counts, 0), cache.repeat(counts)

@@ -1,4 +1,8 @@
-"""The transformer: masked attention, written to be read, and its cached form.  (Chapters 6 and 7)
+"""The transformer: attention in three forms with one meaning, and the blocks around it.  (Chapters 6 and 7)
+
+    dense        every score, then the mask: three lines to read, and the fastest for short streams
+    structured   only the scores of blocks that the mask leaves: O(N · W) instead of O(N²)
+    cached       one new position against the keys that it sees, for decoding
 
 Paper: §2.2. Pre-LayerNorm residual blocks; attention and MLP are separate residual branches; one softmax
 over text and image keys together. Not stated by the paper, chosen by us: GELU, no weight tying.
@@ -6,41 +10,74 @@ over text and image keys together. Not stated by the paper, chosen by us: GELU, 
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from .masks import layer_schedule, stream_mask
+from .device import choose_attention
+from .masks import Blocks, check_sizes, layer_schedule, stream_blocks, stream_mask, visible_keys
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q kᵀ / √d_head) v over the allowed keys.
 
-    q (B, H, n, d_head), k and v (B, H, m, d_head), mask (n, m) → (B, H, n, d_head). On the CPU these three
-    lines train faster than the fused `scaled_dot_product_attention`, whose backward pass is slow there.
+    q (…, n, d_head), k and v (…, m, d_head), mask (n, m) or one that broadcasts to the scores, True = may
+    attend, None = all → (…, n, d_head). Every query must see at least one key.
     """
-    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, H, n, m)
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-    return weights.to(v.dtype) @ v
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (…, n, m)
+    if mask is not None:
+        forbidden = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device)
+        scores = scores + forbidden.masked_fill_(~mask, -torch.inf)
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
+    """The same over the blocks of a mask: q, k and v (B, H, P + N, d_head) → (B, H, P + N, d_head).
+
+    Each block fetches its g queries and their m keys; scores are (B, H, G, g, m) instead of
+    (B, H, P + N, P + N).
+    """
+
+    def fetch(x: Tensor, positions: Tensor) -> Tensor:
+        return x.index_select(2, positions.flatten()).unflatten(2, positions.shape)
+
+    keys, values = fetch(k, blocks.keys), fetch(v, blocks.keys)
+    out = attend(fetch(q, blocks.queries), keys, values, blocks.allowed)
+    return out.flatten(2, 3).index_select(2, blocks.places)
+
+
+@lru_cache(maxsize=64)
+def geometry(form: str, kind: str, prefix: int, h: int, w: int, kernel: int, device: torch.device):
+    """What a form of attention needs to know of a mask, made once for a device: the mask itself (dense),
+    its `Blocks` (structured), or the visible keys of every image position (cached)."""
+    with torch.inference_mode(False):  # else what sampling makes first could not be trained with
+        if form == "dense":
+            return stream_mask(kind, prefix, h, w, kernel).to(device)
+        if form == "structured":
+            return Blocks(*(x.to(device) for x in stream_blocks(kind, prefix, h, w, kernel)))
+        return [x.to(device) for x in visible_keys(kind, prefix, h, w, kernel)]
 
 
 @dataclass
 class Cache:
-    """Keys and values of the positions computed so far, of one layer each: (B, H, P + N, d_head)."""
+    """Keys and values of the positions computed so far, one tensor a layer: (2, B, H, P + N, d_head)."""
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    layers: list[Tensor]
     length: int = 0
 
     def repeat(self, n: int | Tensor) -> "Cache":
         """A cache for n candidates of every row (or n[b] of row b), which share what is computed."""
-        keys = [k.repeat_interleave(n, 0) for k in self.keys]
-        values = [v.repeat_interleave(n, 0) for v in self.values]
-        return Cache(keys, values, self.length)
+        return Cache([kv.repeat_interleave(n, 1) for kv in self.layers], self.length)
+
+    def beside(self, other: "Cache") -> "Cache":
+        """One cache for the streams of both, which are equally long: first ours, then the other's."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        return Cache([torch.cat(pair, 1) for pair in pairs], self.length)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with a given mask."""
+    """Multi-head self-attention; the caller says which keys each query may see."""
 
     def __init__(self, D: int, H: int):
         super().__init__()
@@ -48,27 +85,26 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(D, 3 * D)
         self.out = nn.Linear(D, D)
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, n, D) → q, k, v, each (B, H, n, d_head)."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
-        return q, k, v
+    def heads(self, x: Tensor) -> Tensor:
+        """x (B, n, D) → q, k and v in one tensor, (3, B, H, n, d_head)."""
+        return self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | Blocks) -> Tensor:
+        """x (B, n, D) → (B, n, D), by the dense form for a mask (n, n), the structured one for `Blocks`."""
         q, k, v = self.heads(x)
+        form = attend_blocks if isinstance(mask, Blocks) else attend
+        return self.out(form(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def extend(
+        self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
+    ) -> Tensor:
+        """n new positions (B, n, D) from ``start`` on: writes their keys and values into kv
+        (2, B, H, P + N, d_head), then attends to the positions ``keys`` alone, under a mask (n, m)."""
+        q, k, v = self.heads(x)
+        kv[0, :, :, start : start + x.shape[1]] = k
+        kv[1, :, :, start : start + x.shape[1]] = v
+        k, v = kv.index_select(3, keys)
         return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
-
-    def extend(self, x: Tensor, keys: Tensor, values: Tensor, start: int, mask: Tensor) -> Tensor:
-        """Attention of n new positions (B, n, D) from ``start`` on; writes their keys and values."""
-        q, k, v = self.heads(x)
-        end = start + x.shape[1]
-        keys[:, :, start:end], values[:, :, start:end] = k, v
-        rows = mask[start:end, :end]
-        if len(rows) == 1:  # one new token: fetch only the keys that it may see
-            seen = rows[0].nonzero().squeeze(1)
-            keys, values, rows = keys[:, :, seen], values[:, :, seen], rows[:, seen]
-        else:
-            keys, values = keys[:, :, :end], values[:, :, :end]
-        return self.out(attend(q, keys, values, rows).transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
@@ -81,12 +117,14 @@ class Layer(nn.Module):
         self.mlp_norm = nn.LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | Blocks) -> Tensor:
         x = x + self.attention(self.attention_norm(x), mask)
         return x + self.mlp(self.mlp_norm(x))
 
-    def extend(self, x: Tensor, keys: Tensor, values: Tensor, start: int, mask: Tensor) -> Tensor:
-        x = x + self.attention.extend(self.attention_norm(x), keys, values, start, mask)
+    def extend(
+        self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
+    ) -> Tensor:
+        x = x + self.attention.extend(self.attention_norm(x), kv, start, mask, keys)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -94,7 +132,8 @@ class Layer(nn.Module):
 class TransformerConfig:
     """D: model width. H: heads. L: layers. prefix: P positions before the h×w image tokens.
 
-    kernel: side of the convolutional mask's window (the paper's is 11 on a 32×32 grid).
+    kernel: side of the convolutional mask's window (the paper's is 11 on a 32×32 grid). kinds: of each
+    layer, instead of the paper's schedule.
     """
 
     prefix: int
@@ -107,53 +146,76 @@ class TransformerConfig:
     kinds: tuple[str, ...] = field(default=())
 
     def __post_init__(self):
+        check_sizes(prefix=self.prefix, h=self.h, w=self.w, D=self.D, H=self.H, L=self.L)
         if self.D % self.H:
             raise ValueError(f"the width {self.D} does not divide into {self.H} heads")
         if self.kinds and len(self.kinds) != self.L:
             raise ValueError(f"{len(self.kinds)} kinds of layers for L = {self.L} layers")
 
+    @property
+    def length(self) -> int:
+        """Positions of the stream, P + N."""
+        return self.prefix + self.h * self.w
+
 
 class Transformer(nn.Module):
-    """L layers over the stream of P + N positions, each with the mask of its kind."""
+    """L layers over the stream of P + N positions, each with the mask of its kind.
 
-    def __init__(self, config: TransformerConfig):
+    form: "dense" or "structured", or None for the one that is faster on the device (`choose_attention`).
+    """
+
+    def __init__(self, config: TransformerConfig, form: str | None = None):
         super().__init__()
         c = self.config = config
+        self.form = form
         self.kinds = c.kinds or layer_schedule(c.L)
         self.layers = nn.ModuleList(Layer(c.D, c.H) for _ in range(c.L))
         self.norm = nn.LayerNorm(c.D)
-        for kind in sorted(set(self.kinds)):
-            mask = stream_mask(kind, c.prefix, c.h, c.w, c.kernel)
-            self.register_buffer(f"{kind}_mask", mask, persistent=False)
 
     def mask(self, kind: str) -> Tensor:
-        """The (P + N, P + N) mask of the layers of one kind."""
-        return getattr(self, f"{kind}_mask")
+        """The (P + N, P + N) mask of the layers of one kind, True = may attend: to look at."""
+        c = self.config
+        return stream_mask(kind, c.prefix, c.h, c.w, c.kernel)
+
+    def geometry(self, form: str, device: torch.device) -> list:
+        """For every layer, what a form of attention needs to know of its mask."""
+        c = self.config
+        return [geometry(form, kind, c.prefix, c.h, c.w, c.kernel, device) for kind in self.kinds]
 
     def forward(self, x: Tensor) -> Tensor:
-        """The whole stream at once: (B, P + N, D) → (B, P + N, D)."""
-        for kind, layer in zip(self.kinds, self.layers, strict=True):
-            x = layer(x, self.mask(kind))
+        """The whole stream at once: (B, P + N, D) → (B, P + N, D). Raises ValueError for another shape."""
+        c = self.config
+        if x.ndim != 3 or x.shape[1:] != (c.length, c.D):
+            shape = tuple(x.shape)
+            raise ValueError(f"the stream must have shape (B, {c.length}, {c.D}), not {shape}")
+        form = self.form or choose_attention(x.device, c.length)[0]
+        for layer, mask in zip(self.layers, self.geometry(form, x.device), strict=True):
+            x = layer(x, mask)
         return self.norm(x)
 
     def new_cache(self, B: int) -> Cache:
         """An empty cache for B streams."""
         c = self.config
-        weight = self.norm.weight
-        shape = (B, c.H, c.prefix + c.h * c.w, c.D // c.H)
-        make = [weight.new_empty(shape) for _ in range(2 * c.L)]
-        return Cache(make[: c.L], make[c.L :])
+        shape = (2, B, c.H, c.length, c.D // c.H)
+        return Cache([self.norm.weight.new_empty(shape) for _ in range(c.L)])
 
     def extend(self, x: Tensor, cache: Cache) -> Tensor:
         """Append n positions (B, n, D) to the cached stream and return their outputs (B, n, D).
 
-        Equal to `forward` on the whole stream, at the cost of the new positions alone. Raises
-        ValueError when the stream is full.
+        Equal to `forward` on the whole stream, at the cost of the new positions alone; a single image
+        position fetches only the keys that its mask allows. Raises ValueError when the stream is full.
         """
-        room = self.config.prefix + self.config.h * self.config.w - cache.length
-        if x.shape[1] > room:
+        c, start, end = self.config, cache.length, cache.length + x.shape[1]
+        if end > c.length:
+            room = c.length - start
             raise ValueError(f"{x.shape[1]} new positions, but the stream has room for {room}")
-        for k, (kind, layer) in enumerate(zip(self.kinds, self.layers, strict=True)):
-            x = layer.extend(x, cache.keys[k], cache.values[k], cache.length, self.mask(kind))
-        cache.length += x.shape[1]
+        if x.shape[1] == 1 and start >= c.prefix:
+            each = [keys[start - c.prefix] for keys in self.geometry("cached", x.device)]
+            masks = [None] * c.L
+        else:
+            each = [torch.arange(end, device=x.device)] * c.L
+            masks = [mask[start:end, :end] for mask in self.geometry("dense", x.device)]
+        for layer, kv, mask, keys in zip(self.layers, cache.layers, masks, each, strict=True):
+            x = layer.extend(x, kv, start, mask, keys)
+        cache.length = end
         return self.norm(x)

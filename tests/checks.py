@@ -136,9 +136,8 @@ def assert_same_with_cache(model: Transformer, x: Tensor, pieces: Sequence[int])
     with torch.no_grad():
         expected = model(x)
         cache = model.new_cache(len(x))
-        for k in range(len(cache.keys)):  # what is not written yet must not be read
-            cache.keys[k].fill_(torch.nan)
-            cache.values[k].fill_(torch.nan)
+        for kv in cache.layers:  # what is not written yet must not be read
+            kv.fill_(torch.nan)
         found = torch.cat([model.extend(part, cache) for part in x.split(list(pieces), 1)], 1)
     error = (found - expected).abs().amax((0, 2))
     wrong = (~(error < TOLERANCE * 10)).nonzero().flatten().tolist()
@@ -169,12 +168,17 @@ class PositionCounter:
         layer.register_forward_hook(lambda module, args, out: self.counts.append(out.shape[1]))
 
 
-def assert_one_position_per_step(model: DALLE, draw: Callable[[], object]) -> None:
-    """Drawing computes the prefix once and then a single new position for every token but the last."""
+def assert_one_position_per_step(
+    model: DALLE, draw: Callable[[], object], prefixes: int = 1
+) -> None:
+    """Drawing computes the prefix once and then a single new position for every token but the last.
+
+    prefixes: how many there are, 2 with guidance.
+    """
     counter = PositionCounter(model.transformer.layers[0].attention.qkv)
     draw()
     c = model.config
-    expected = [c.T + 2] + [1] * (c.N - 1)
+    expected = [c.T + 2] * prefixes + [1] * (c.N - 1)
     assert counter.counts == expected, f"positions a call: {counter.counts}, not {expected}"
 
 

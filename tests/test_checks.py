@@ -22,7 +22,7 @@ from checks import (
 )
 
 from minidalle.dvae import gumbel_softmax, kl_to_uniform
-from minidalle.generate import generate, keep_top_k
+from minidalle.generate import Sampling, generate, keep_top_k
 from minidalle.masks import stream_mask
 from minidalle.transformer import Attention, Cache, Transformer
 
@@ -120,7 +120,9 @@ def test_a_single_leak_anywhere_is_noticed(place):
     """One bit too many above the diagonal of one layer's mask."""
     model = tiny_dalle(L=2)
     causal(model)
-    model.transformer.convolution_mask[place] = True
+    row, convolution = (model.transformer.mask(kind) for kind in ("row", "convolution"))
+    convolution[place] = True
+    model.transformer.geometry = lambda form, device: [row, convolution]
     with fails:
         causal(model)
 
@@ -154,16 +156,15 @@ class SharedByLayers(Transformer):
 
     def new_cache(self, B):
         cache = super().new_cache(B)
-        L = len(self.layers)
-        return Cache(cache.keys[:1] * L, cache.values[:1] * L)
+        return Cache(cache.layers[:1] * len(self.layers))
 
 
 class Forgetful(Transformer):
     """Keeps the last four positions."""
 
     def extend(self, x, cache):
-        for k in range(len(cache.keys)):
-            cache.keys[k][:, :, : max(0, cache.length - 4)] = 0
+        for kv in cache.layers:
+            kv[:, :, :, : max(0, cache.length - 4)] = 0
         return super().extend(x, cache)
 
 
@@ -182,7 +183,7 @@ class Blind(Transformer):
     """Takes every piece for the beginning of a stream."""
 
     def extend(self, x, cache):
-        return super().extend(x, Cache(cache.keys, cache.values, 0))
+        return super().extend(x, Cache(cache.layers, 0))
 
 
 @pytest.mark.parametrize("fault", [SharedByLayers, Forgetful, Misplaced, Blind])
@@ -221,7 +222,7 @@ def test_a_cache_that_is_not_used_is_noticed():
         return model(text, torch.cat([so_far, rest], 1))[1][:, so_far.shape[1]]
 
     def draw():
-        return generate(model, text, torch.Generator().manual_seed(0), top_k=3)
+        return generate(model, text, torch.Generator().manual_seed(0), sampling=Sampling(top_k=3))
 
     expected = draw()
     model.step = step

@@ -9,7 +9,16 @@ from checks import assert_one_position_per_step, assert_untouched
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from minidalle.generate import choose, generate, keep_top_k, keep_top_p, uniforms
+from minidalle.generate import (
+    Sampling,
+    choose,
+    generate,
+    guide,
+    keep_top_k,
+    keep_top_p,
+    progress,
+    uniforms,
+)
 
 K = 11  # codes of the tiny model
 rows = st.lists(st.integers(-6, 6), min_size=2, max_size=8)  # small integers, so that ties occur
@@ -22,7 +31,8 @@ def logits_of(row) -> torch.Tensor:
 
 
 def pick(row, u, temperature=1.0, top_k=None, top_p=None) -> int:
-    return int(choose(logits_of(row), torch.tensor([u]), temperature, top_k, top_p))
+    sampling = Sampling(temperature, top_k, top_p)
+    return int(choose(logits_of(row), torch.tensor([u]), sampling))
 
 
 # --------------------------------------------------------------------------------- one choice
@@ -83,7 +93,7 @@ def test_every_row_is_cut_by_itself():
     logits = torch.tensor([[3.0, 2, 1, 0], [0, 1, 2, 3]])
     for keep in (lambda x: keep_top_k(x, 2), lambda x: keep_top_p(x, 0.8)):
         assert keep(logits).isfinite().tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
-    chosen = choose(logits, torch.tensor([0.99, 0.0]), 1.0, 2, None)
+    chosen = choose(logits, torch.tensor([0.99, 0.0]), Sampling(top_k=2))
     assert chosen.tolist() == [1, 2]
 
 
@@ -94,7 +104,7 @@ def test_every_row_is_cut_by_itself():
 def test_no_impossible_code_is_chosen(row, u):
     """Codes of probability 0 at the start, in the middle and at the end, and u at both ends."""
     assume(max(row) > -math.inf)
-    chosen = int(choose(logits_of(row), torch.tensor([u], dtype=torch.float64), 1.0, None, None))
+    chosen = int(choose(logits_of(row), torch.tensor([u], dtype=torch.float64)))
     assert 0 <= chosen < len(row)
     assert row[chosen] > -math.inf
 
@@ -105,7 +115,7 @@ def test_codes_occur_as_often_as_their_probability_says(temperature):
     logits = torch.tensor([[2.0, -1.0, 0.5, 0.0]])
     n = 10_000
     u = (torch.arange(n) + 0.5) / n
-    chosen = choose(logits.expand(n, 4), u, temperature, None, None)
+    chosen = choose(logits.expand(n, 4), u, Sampling(temperature))
     frequency = torch.bincount(chosen, minlength=4) / n
     torch.testing.assert_close(frequency, (logits[0] / temperature).softmax(0), atol=2e-4, rtol=0)
 
@@ -120,7 +130,7 @@ def test_truncation_comes_after_the_temperature():
 def test_choosing_leaves_its_arguments_alone():
     """Truncation writes −∞ into a copy."""
     logits, u = torch.randn(3, K), torch.rand(3)
-    assert_untouched(lambda: choose(logits, u, 0.7, 3, 0.5), logits, u)
+    assert_untouched(lambda: choose(logits, u, Sampling(0.7, 3, 0.5)), logits, u)
     assert_untouched(lambda: keep_top_k(logits, 2), logits)
     assert_untouched(lambda: keep_top_p(logits, 0.5), logits)
 
@@ -139,8 +149,19 @@ def text(model):
     return tiny_tokens(model, 3)[0]
 
 
+SAMPLING = {"temperature", "top_k", "top_p", "guidance"}
+
+
+def arguments(seed, settings):
+    """A generator, and the settings with those of sampling gathered."""
+    sampling = {k: v for k, v in settings.items() if k in SAMPLING}
+    others = {k: v for k, v in settings.items() if k not in SAMPLING}
+    return torch.Generator().manual_seed(seed), {"sampling": Sampling(**sampling), **others}
+
+
 def draw(model, text, seed=0, **settings):
-    return generate(model, text, torch.Generator().manual_seed(seed), **settings)
+    generator, settings = arguments(seed, settings)
+    return generate(model, text, generator, **settings)
 
 
 def test_tokens_come_caption_by_caption(model, text):
@@ -170,7 +191,7 @@ def test_sampling_is_what_the_uncached_model_samples(model, text):
     for k in range(6):
         with torch.no_grad():
             logits = model(text, image)[1][:, k]
-        image[:, k] = choose(logits, u[:, k], 0.8, 7, 0.9)
+        image[:, k] = choose(logits, u[:, k], Sampling(0.8, 7, 0.9))
     assert torch.equal(draw(model, text, 4, temperature=0.8, top_k=7, top_p=0.9), image)
 
 
@@ -239,6 +260,8 @@ def test_top_k_counts_image_codes(model, text):
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"top_p": math.nan},
+        {"guidance": -0.5},
+        {"guidance": math.inf},
         {"n": 0},
         {"batch": 0},
     ],
@@ -255,3 +278,119 @@ def test_captions_are_checked(model):
     """An id out of range does not reach a kernel."""
     with pytest.raises(ValueError, match="text tokens must lie in 0 … 23"):
         draw(model, torch.full((1, 4), 24))
+
+
+# ------------------------------------------------------------------------------------- guidance
+
+
+def test_guidance_by_hand():
+    """without + s · (with − without), row by row."""
+    logits = torch.tensor([[2.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 3.0]])  # two with, two without
+    assert guide(logits, 3.0).tolist() == [[4.0, 0.0], [3.0, -3.0]]
+    assert guide(logits, 1.0).tolist() == logits[:2].tolist()
+    assert guide(logits, 0.0).tolist() == logits[2:].tolist()
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0])
+def test_guided_drawing_is_what_uncached_models_sample(model, text, guidance, rows):
+    """Two full forward passes a token, with the caption and without one; with given rows too."""
+    image = torch.randint(K, (3, 6))
+    empty = torch.arange(20, 24).expand(3, 4)
+    u = uniforms(3, 6, torch.Generator().manual_seed(4))
+    expected = image.clone() if rows else torch.zeros_like(image)
+    expected[:, 3 * rows :] = 0
+    for k in range(3 * rows, 6):
+        with torch.no_grad():
+            captioned, blank = (model(t, expected)[1][:, k] for t in (text, empty))
+        logits = blank + guidance * (captioned - blank)
+        expected[:, k] = choose(logits, u[:, k], Sampling(0.8))
+    prompt = {"image": image, "rows": rows} if rows else {}
+    found = draw(model, text, 4, temperature=0.8, guidance=guidance, **prompt)
+    assert torch.equal(found, expected)
+
+
+def test_guidance_of_0_forgets_the_caption(model, text):
+    """Whatever is asked for, the same pictures; with a caption they differ."""
+    others = (text + 1) % 20
+    assert torch.equal(draw(model, text, guidance=0.0), draw(model, others, guidance=0.0))
+    cold = {"temperature": 0.1, "n": 20}  # so that a small difference of logits shows in a code
+    assert not torch.equal(draw(model, text, **cold), draw(model, others, **cold))
+
+
+def test_guidance_leaves_captions_and_prompt_alone(model, text):
+    """The empty caption is made, not written over the caller's."""
+    image = torch.randint(K, (3, 6))
+    assert_untouched(lambda: draw(model, text, guidance=2.0, image=image, rows=1), text, image)
+
+
+def test_guidance_computes_one_position_per_step_too(text):
+    """Both streams in one call."""
+    model = tiny_dalle()
+    assert_one_position_per_step(model, lambda: draw(model, text, guidance=2.0), prefixes=2)
+
+
+# --------------------------------------------------------------------------------- image prompts
+
+
+def test_given_rows_are_kept_and_the_rest_is_drawn_as_uncached(model, text):
+    """The first row of 3 codes is the caller's; each later code follows from full forward passes."""
+    image = torch.randint(K, (3, 6))
+    u = uniforms(3, 6, torch.Generator().manual_seed(2))
+    expected = image.clone()
+    expected[:, 3:] = 0
+    for k in range(3, 6):
+        with torch.no_grad():
+            expected[:, k] = choose(model(text, expected)[1][:, k], u[:, k])
+    found = draw(model, text, 2, image=image, rows=1)
+    assert torch.equal(found, expected)
+    assert torch.equal(found[:, :3], image[:, :3])
+
+
+def test_what_stands_below_the_given_rows_is_not_looked_at(model, text):
+    """Only whole rows count; the rest of the prompt picture may be anything."""
+    image = torch.randint(K, (3, 6))
+    other = torch.cat([image[:, :3], (image[:, 3:] + 1) % K], 1)
+    a, b = (draw(model, text, n=2, image=x, rows=1) for x in (image, other))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_does_not_matter_with_prompt_and_guidance(model, text, batch):
+    """Prompts stay with their captions wherever the batch is cut."""
+    settings = {"image": torch.randint(K, (3, 6)), "rows": 1, "guidance": 2.0, "n": 3}
+    assert torch.equal(draw(model, text, batch=batch, **settings), draw(model, text, **settings))
+
+
+def test_rows_without_an_image_and_too_many_rows_are_errors(model, text):
+    """The message has the number and the range."""
+    image = torch.randint(K, (3, 6))
+    for settings in ({"rows": 1}, {"image": image}, {"image": image, "rows": 2}):
+        with pytest.raises(ValueError, match="give image tokens and 1 … 1 rows"):
+            draw(model, text, **settings)
+    with pytest.raises(ValueError, match="3 captions but 2 pictures"):
+        draw(model, text, image=image[:2], rows=1)
+    with pytest.raises(ValueError, match=r"shape \(B, 6\), not \(3, 5\)"):
+        draw(model, text, image=image[:, :5], rows=1)
+
+
+# -------------------------------------------------------------------------------------- progress
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_partial_pictures_grow_into_the_picture(model, text, rows):
+    """One for every row drawn, each a beginning of the last, which is what `generate` gives."""
+    prompt = {"image": torch.randint(K, (3, 6)), "rows": 1} if rows else {}
+    generator, settings = arguments(3, {"n": 2, "guidance": 2.0, **prompt})
+    seen = list(progress(model, text, generator, **settings))
+    final = draw(model, text, 3, n=2, guidance=2.0, **prompt)
+    assert [known for _, known in seen] == list(range(3 * rows + 3, 7, 3))
+    for tokens, known in seen:
+        assert torch.equal(tokens[:, :known], final[:, :known])
+        assert not tokens[:, known:].any()
+
+
+def test_no_captions_are_an_error(model, text):
+    """Before anything is drawn."""
+    with pytest.raises(ValueError, match="no caption given"):
+        draw(model, text[:0])
