@@ -188,5 +188,8 @@ def underflow(network: DeepNetwork, x: Tensor, updates: int = 32) -> Underflow:
 def _errors(found: list[tuple[Tensor, bool]], true: list[Tensor]) -> Tensor:
     pairs = zip(found, true, strict=True)
     return torch.stack(
-        [(g - t).norm() / t.norm() if finite else t.new_tensor(torch.inf) for (g, finite), t in pairs]
+        [
+            (g - t).norm() / t.norm() if finite else t.new_tensor(torch.inf)
+            for (g, finite), t in pairs
+        ]
     )
