@@ -1,0 +1,564 @@
+"""What a preset needs before anything is bought or started: memory, traffic, time.  (Chapter 13)
+
+    print(table(plan(preset("paper"), Cluster(devices=1024, memory=16))))
+
+Everything is counted on PyTorch's meta device, where a tensor has a shape and no numbers: the 12 billion
+parameters of the paper are built and run forward and backward in seconds, and what autograd keeps is added
+up. The counts are of our own code; the paper's is not public. Paper: §2.3 to §2.5, appendices D and E.
+
+GB are 10⁹ bytes. ``bits=16`` is the paper's way: the layers' matrices, their gradients and moments, and all
+that lies inside a residual branch in 16 bit; embeddings, heads, gains, biases, logits and the identity path
+in 32. ``bits=32``, for the presets that we train, keeps everything in 32 bit.
+"""
+
+import math
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from .dalle import DALLE, DALLEConfig
+from .device import choose_attention
+from .dvae import DVAE, DVAEConfig
+from .presets import PAPER, Preset
+
+PAPERS_RANK = 896  # of PowerSGD, for a whole machine (appendix E)
+META = torch.device("meta")
+WIDTH = 112  # columns of the table
+TIMES = (
+    ("years", 31_557_600),
+    ("days", 86400),
+    ("hours", 3600),
+    ("minutes", 60),
+    ("s", 1),
+    ("ms", 1e-3),
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """devices: of all machines together. memory: of a device, as it is sold: G · 2³⁰ bytes.
+
+    per_machine: devices in a machine, which share the state of training. peak: of a device, in TFLOP/s;
+    utilisation: the share of it that training reaches. network: GB/s that a machine can send to others.
+    The defaults of the last three are assumptions: a V100's 125, a third, and 100 Gbit/s.
+    """
+
+    devices: int = 1
+    memory: float = 16.0
+    per_machine: int = 8
+    peak: float = 125.0
+    utilisation: float = 0.33
+    network: float = 12.5
+
+    def __post_init__(self):
+        for name in ("devices", "per_machine"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("memory", "peak", "utilisation", "network"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a positive number, not {getattr(self, name)}")
+        if self.utilisation > 1:
+            raise ValueError(
+                f"utilisation is a share of the peak, at most 1, not {self.utilisation}"
+            )
+
+    @property
+    def bytes(self) -> float:
+        """Memory of a device in bytes."""
+        return self.memory * 2**30
+
+    @property
+    def shards(self) -> int:
+        """Devices of one machine, which share the parameters."""
+        return min(self.devices, self.per_machine)
+
+    @property
+    def machines(self) -> int:
+        """Machines, the last one perhaps not full."""
+        return -(-self.devices // self.per_machine)
+
+
+# ------------------------------------------------------------------------------------------- counting
+
+
+class Parameters(NamedTuple):
+    """matrices: of the layers. tables: embeddings and heads. vectors: gains and biases."""
+
+    matrices: int
+    tables: int
+    vectors: int
+
+
+def count_parameters(config: DALLEConfig) -> Parameters:
+    """Parameters of a DALL·E by kind, since kinds are stored and sent differently."""
+    model = on_meta(DALLE, config)
+    inside = set(model.transformer.layers.parameters())
+    matrices = sum(p.numel() for p in inside if p.ndim == 2)
+    tables = sum(p.numel() for p in model.parameters() if p.ndim == 2 and p not in inside)
+    vectors = sum(p.numel() for p in model.parameters() if p.ndim == 1)
+    return Parameters(matrices, tables, vectors)
+
+
+def on_meta(build: Callable[..., nn.Module], config: object, **options: object) -> nn.Module:
+    """A model without numbers."""
+    with META:
+        return build(config, **options)
+
+
+def tokens_on_meta(config: DALLEConfig) -> tuple[Tensor, Tensor]:
+    """One caption and one picture without numbers."""
+    text = torch.empty(1, config.T, dtype=torch.int64, device=META)
+    return text, torch.empty(1, config.N, dtype=torch.int64, device=META)
+
+
+def saved_bytes(run: Callable[[], object], model: nn.Module) -> int:
+    """Bytes that autograd keeps for the backward pass of what ``run`` computes, on any device.
+
+    A storage that several operations keep counts once; the model's parameters, which lie there anyway, do not
+    count.
+    """
+    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
+
+    def keep(x: Tensor) -> Tensor:
+        kept[x.untyped_storage()._cdata] = x
+        return x
+
+    with saved_tensors_hooks(keep, lambda x: x):
+        result = run()
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    del result
+    return sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in own)
+
+
+class Activations(NamedTuple):
+    """Bytes that one picture with its caption keeps for the backward pass.
+
+    identity: the inputs of the residual branches. branches: what lies inside of all of them; largest:
+    inside of the largest. ends: embeddings, heads and losses.
+    """
+
+    identity: int
+    branches: int
+    largest: int
+    ends: int
+
+
+def count_activations(config: DALLEConfig, bits: int) -> Activations:
+    """Run a DALL·E forward on the meta device and add up what autograd keeps."""
+    model = on_meta(DALLE, config, checkpointing=True)
+    tokens = tokens_on_meta(config)
+    outside = saved_bytes(lambda: model.loss(*tokens), model)
+    stack, c = model.transformer, model.transformer.config
+    identity = 2 * c.L * c.length * c.D * 4
+    layers = stack.layers.to(torch.float16 if bits == 16 else torch.float32)
+    form, _ = choose_attention(META, c.length)
+    masks = stack.geometry(form, META)
+    branches = [layer.branches(mask) for layer, mask in zip(layers, masks, strict=True)]
+
+    def run(*some: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        dtype = layers[0].mlp[0].weight.dtype
+        x = torch.empty(1, c.length, c.D, dtype=dtype, device=META, requires_grad=True)
+        return [branch(x.clone()) for branch in some]
+
+    inside = saved_bytes(lambda: run(*(branch for pair in branches for branch in pair)), layers)
+    one_of_a_kind = dict(zip(stack.kinds, branches, strict=True)).values()
+    each = [saved_bytes(lambda b=b: run(b), layers) for pair in one_of_a_kind for b in pair]
+    return Activations(identity, inside, max(each), outside - identity)
+
+
+def count_flops(run: Callable[[], Tensor]) -> int:
+    """Floating-point operations of the matrix products and convolutions, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        run().backward()
+    return counter.get_total_flops()
+
+
+# -------------------------------------------------------------------------------------------- memory
+
+
+class State(NamedTuple):
+    """Bytes of what training holds between updates, on a device that shares it with nobody."""
+
+    weights: float
+    gradients: float
+    moments: float
+
+
+def state_of(p: Parameters, bits: int, matrix_moments: int = 2) -> State:
+    """Weights, gradients and the optimiser's moments. matrix_moments: 2 for AdamW, 1 for Muon, which all
+    other parameters leave to AdamW."""
+    matrices, rest = p.matrices * bits / 8, (p.tables + p.vectors) * 4
+    return State(matrices + rest, matrices + rest, matrix_moments * matrices + 2 * rest)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a device needs. fetched: bytes of whole blocks that pass through it where the state is shared."""
+
+    state: State
+    activations: Activations
+    fetched: float
+
+    def bytes(self, shards: int, checkpointing: bool, pictures: int) -> float:
+        """With the state shared by so many devices, and so many pictures at a time."""
+        a = self.activations
+        kept = a.identity + a.largest if checkpointing else a.branches
+        fetched = self.fetched if shards > 1 else 0
+        return sum(self.state) / shards + fetched + pictures * (a.ends + kept)
+
+
+class Arrangement(NamedTuple):
+    """A way to train, and the bytes that a device needs for it."""
+
+    shards: int
+    checkpointing: bool
+    pictures: int
+    bytes: float
+
+    def __str__(self) -> str:
+        state = f"state shared by {self.shards} devices" if self.shards > 1 else "whole state"
+        kept = "checkpointing" if self.checkpointing else "all activations"
+        return f"{state}, {kept}, pictures at a time: {self.pictures:,}"
+
+
+def arrange(demand: Demand, cluster: Cluster, pictures: int) -> list[Arrangement]:
+    """The four ways, simplest first, each with as many of a device's pictures at a time as fit, or with 1."""
+    ways = []
+    for shards in sorted({1, cluster.shards}):
+        for checkpointing in (False, True):
+            n = pictures
+            while n > 1 and demand.bytes(shards, checkpointing, n) > cluster.bytes:
+                n = -(-n // 2)
+            ways.append(
+                Arrangement(shards, checkpointing, n, demand.bytes(shards, checkpointing, n))
+            )
+    return ways
+
+
+def verdict(ways: list[Arrangement], demand: Demand, cluster: Cluster, bits: int) -> str:
+    """Whether it fits, and what would make it fit, in words."""
+    room = human(cluster.bytes, "B")
+    fitting = [way for way in ways if way.bytes <= cluster.bytes]
+    if fitting:
+        way = fitting[0]
+        spare = human(cluster.bytes - way.bytes, "B")
+        return (
+            f"It fits: {way}. A device needs {human(way.bytes, 'B')} of its {room}; the {spare} left are for "
+            "driver, kernels and temporary buffers, which are not counted."
+        )
+    least = min(ways, key=lambda way: way.bytes)
+    cures = [f"devices with {sold(least.bytes)} GB"]
+    wider = [2**k for k in range(1, 13) if 2**k > cluster.shards]
+    wider = [n for n in wider if demand.bytes(n, True, 1) <= cluster.bytes]
+    if wider:
+        needed = human(demand.bytes(wider[0], True, 1), "B")
+        cures.append(f"{wider[0]} devices that share the state ({needed} each, with checkpointing)")
+    if bits == 32:
+        cures.append("16 bit (--bits 16)")
+    if not wider:
+        kept = human(demand.bytes(2**12, True, 1), "B")
+        cures.append(f"a smaller model: one picture with any number of devices takes {kept}")
+    return (
+        f"It does not fit: {least} still needs {human(least.bytes, 'B')} a device, which has {room}. "
+        f"What would make it fit: {'; or '.join(cures)}."
+    )
+
+
+def sold(needed: float) -> int:
+    """The smallest common size of a device's memory that holds so many bytes, in GB as sold."""
+    sizes = (4, 6, 8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192, 288)
+    return next((size for size in sizes if size * 2**30 >= needed), math.ceil(needed / 2**30))
+
+
+# ------------------------------------------------------------------------------------------- traffic
+
+
+def powersgd_values(short: int, long: int, rank: int, shards: int) -> int:
+    """Values that PowerSGD exchanges for the gradient of a matrix of short × long (Vogels et al. 2019).
+
+    The matrix is cut along its long side into ``shards`` pieces, one a device; each sends P (short × r) and
+    Q (long / shards × r) of r = rank / shards columns, in all about rank · (short + long / shards). The
+    paper does not print this formula; it gives the paper's three savings. Appendix E.
+    """
+    columns = -(-rank // shards)
+    return min(shards * columns * (short + -(-long // shards)), short * long)
+
+
+def compressed_share(D: int, rank: int, shards: int) -> float:
+    """What is left of the traffic of a layer's matrices: query, key, value and output are D × D each, the
+    MLP has two of D × 4D."""
+    square = powersgd_values(D, D, rank, shards)
+    oblong = powersgd_values(D, 4 * D, rank, shards)
+    return (4 * square + 2 * oblong) / (12 * D * D)
+
+
+# -------------------------------------------------------------------------------------------- the plan
+
+
+class Line(NamedTuple):
+    """A figure of the plan: what it is, its unit ("", "B", "FLOP", "s" or "%") and where it comes from."""
+
+    section: str
+    name: str
+    value: float
+    unit: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All figures, the ways to arrange the memory (simplest first), and the verdict in words."""
+
+    preset: str
+    cluster: Cluster
+    lines: list[Line]
+    ways: list[Arrangement]
+    fits: bool
+    verdict: str
+
+    def __getitem__(self, name: str) -> float:
+        """The value of a line."""
+        return lines_value(self.lines, name)
+
+    def as_json(self) -> dict:
+        """The same as plain data; bytes, seconds and operations are not rounded."""
+        lines, ways = ([row._asdict() for row in rows] for rows in (self.lines, self.ways))
+        whole = {
+            "preset": self.preset,
+            "cluster": asdict(self.cluster),
+            "lines": lines,
+            "ways": ways,
+        }
+        return {**whole, "fits": self.fits, "verdict": self.verdict}
+
+
+def plan(
+    preset: Preset,
+    cluster: Cluster,
+    batch: int | None = None,
+    bits: int | None = None,
+    rank: int | None = None,
+) -> Plan:
+    """What both stages of a preset need on a cluster.
+
+    batch: pictures of an update on all devices, default the preset's. bits: 16 or 32, default as the paper's
+    for ``paper``, else 32. rank: of PowerSGD for a whole machine, default 896 for ``paper``, else D / 4.
+    Raises ValueError for a batch with fewer pictures than devices, other bits, and a rank below 1.
+    """
+    paper = preset.name == PAPER.name
+    batch = preset.dalle_training.batch if batch is None else batch
+    bits = (16 if paper else 32) if bits is None else bits
+    rank = (PAPERS_RANK if paper else max(1, preset.dalle.D // 4)) if rank is None else rank
+    if batch < cluster.devices:
+        raise ValueError(
+            f"a batch of {batch} leaves some of {cluster.devices} devices without work"
+        )
+    if bits not in (16, 32):
+        raise ValueError(f"bits must be 16 or 32, not {bits}")
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, not {rank}")
+
+    parameters = count_parameters(preset.dalle)
+    activations = count_activations(preset.dalle, bits)
+    block = 8 * preset.dalle.D**2 * bits / 8  # an MLP's two matrices, the largest branch
+    state = state_of(parameters, bits, 2 if paper else 1)
+    demand = Demand(state, activations, fetched=3 * block)
+    ways = arrange(demand, cluster, -(-batch // cluster.devices))
+    fitting = [way for way in ways if way.bytes <= cluster.bytes]
+    way = fitting[0] if fitting else ways[-1]
+    lines = [
+        *parameter_lines(preset, parameters, bits),
+        *state_lines(demand, cluster, bits, paper),
+        *activation_lines(preset.dalle, activations, bits),
+        *dvae_lines(preset.dvae),
+        *traffic_lines(preset.dalle, parameters, cluster, bits, rank),
+        *time_lines(preset, cluster, batch, way),
+    ]
+    words, first = verdict(ways, demand, cluster, bits), lines_value(lines, "one picture at a time")
+    if first > cluster.bytes:
+        words += f" Stage 1 does not fit: a device needs {human(first, 'B')} for one picture."
+    fits = bool(fitting) and first <= cluster.bytes
+    return Plan(preset.name, cluster, lines, ways, fits, words)
+
+
+def lines_value(lines: list[Line], name: str) -> float:
+    """The value of the line of that name."""
+    return next(line.value for line in lines if line.name == name)
+
+
+def parameter_lines(preset: Preset, p: Parameters, bits: int) -> Iterator[Line]:
+    """How many parameters there are, and what they weigh."""
+    dvae, c, here = on_meta(DVAE, preset.dvae), preset.dalle, "Parameters"
+    for part, module in (("encoder", dvae.encoder), ("decoder", dvae.decoder)):
+        n = sum(q.numel() for q in module.parameters())
+        yield Line(here, f"dVAE, {part}", n, "", "its convolutions, with biases")
+    how = f"{c.L} layers × (4 of attention + 8 of the MLP) × D², D = {c.D}"
+    yield Line(here, "DALL·E, matrices", p.matrices, "", how)
+    how = f"2V + 2K + 2T + h + w + 2 rows of D: V {c.V}, K {c.K}, T {c.T}"
+    yield Line(here, "DALL·E, embeddings and heads", p.tables, "", how)
+    how = "of LayerNorms and linear layers"
+    yield Line(here, "DALL·E, gains and biases", p.vectors, "", how)
+    yield Line(here, "DALL·E, all", sum(p), "", "the paper says 12 billion of its model (§2.3)")
+    how = f"{bits // 8} bytes each; the paper says about 24 GB in 16 bit (§2.4)"
+    yield Line(here, "DALL·E, all in one place", sum(p) * bits / 8, "B", how)
+
+
+def state_lines(demand: Demand, cluster: Cluster, bits: int, paper: bool) -> Iterator[Line]:
+    """What training holds between updates, alone and shared by the devices of a machine."""
+    here, state = "State of training", demand.state
+    how = f"{bits // 8} bytes for each value of a matrix, 4 for every other"
+    yield Line(here, "weights", state.weights, "B", how)
+    how = "as many; PowerSGD's errors wait in the same place (appendix E)"
+    yield Line(here, "gradients", state.gradients, "B", how)
+    how = (
+        "AdamW: two a weight, as precise as the weight"
+        if paper
+        else "Muon: one a value of a matrix; AdamW: two of each other"
+    )
+    yield Line(here, "moments", state.moments, "B", how)
+    yield Line(here, "whole state", sum(state), "B", "the sum")
+    if cluster.shards > 1:
+        how = f"the sum / {cluster.shards}: each device of a machine owns a share (§2.4)"
+        yield Line(here, "a device's share", sum(state) / cluster.shards, "B", how)
+        how = "weights of two MLPs, in use and fetched ahead, one's gradients"
+        yield Line(here, "blocks in passing", demand.fetched, "B", how)
+
+
+def activation_lines(c: DALLEConfig, a: Activations, bits: int) -> Iterator[Line]:
+    """What the forward pass of one picture keeps for the backward pass."""
+    here, length = "Activations of one picture", c.T + 2 + c.N
+    how = f"input of {2 * c.L} residual branches: {length} positions × {c.D} × 4 bytes"
+    yield Line(here, "identity path", a.identity, "B", how)
+    how = f"in {bits} bit; counted by running all {c.L} layers without numbers"
+    yield Line(here, "inside the branches", a.branches, "B", how)
+    yield Line(here, "inside the largest branch", a.largest, "B", "counted in the same way")
+    how = "logits and losses, mostly; 32 bit"
+    yield Line(here, "embeddings, heads, losses", a.ends, "B", how)
+    how = "inside the branches + heads"
+    yield Line(here, "all activations", a.branches + a.ends, "B", how)
+    how = "identity path + largest branch, computed again + heads (§2.4)"
+    yield Line(here, "with checkpointing", a.identity + a.largest + a.ends, "B", how)
+
+
+def dvae_lines(config: DVAEConfig) -> Iterator[Line]:
+    """What stage 1 holds, in 32 bit, which every device holds whole."""
+    here, dvae = "Stage 1, the dVAE", on_meta(DVAE, config)
+    state = 20 * sum(p.numel() for p in dvae.parameters())
+    how = "weights, gradients, two moments, average: 20 bytes a parameter"
+    yield Line(here, "state", state, "B", how)
+    picture = torch.empty(1, 3, config.size, config.size, device=META)
+    kept = saved_bytes(lambda: dvae.elb(picture, 1.0, 1.0), dvae)
+    yield Line(here, "activations of a picture", kept, "B", "in 32 bit, counted")
+    yield Line(here, "one picture at a time", state + kept, "B", "the least that a device needs")
+
+
+def traffic_lines(
+    c: DALLEConfig, p: Parameters, cluster: Cluster, bits: int, rank: int
+) -> Iterator[Line]:
+    """What an update sends, inside a machine and between machines."""
+    here, s, M = "Traffic of an update", cluster.shards, cluster.machines
+    rest = (p.tables + p.vectors) * 4
+    whole = p.matrices * bits / 8 + rest
+    if s > 1:
+        how = f"3 · {s - 1}/{s}: a device fetches weights twice, gives gradients once"
+        yield Line(here, "inside a machine", 3 * (s - 1) / s * whole, "B", how)
+    if M == 1:
+        return
+    share = compressed_share(c.D, rank, s)
+    small = p.matrices * bits / 8 * share + rest
+    ring = 2 * (M - 1) / M
+    how = f"2 · (M − 1)/M of all gradients, sent by each of M = {M} machines"
+    yield Line(here, "between machines", ring * whole, "B", how)
+    how = f"matrices in rank {rank}, {-(-rank // s)} a device; the rest as it is"
+    yield Line(here, "with PowerSGD", ring * small, "B", how)
+    how = f"1 − rank · (1/2 + 1/{s}) / D; the paper says about 86 % (appendix E)"
+    yield Line(here, "saved of the matrices", 100 * (1 - share), "%", how)
+    yield Line(
+        here,
+        "saved of everything",
+        100 * (1 - small / whole),
+        "%",
+        "embeddings, heads, gains and biases are sent whole",
+    )
+    how = f"at {cluster.network:g} GB/s a machine (assumed)"
+    yield Line(here, "time between machines", ring * whole / cluster.network / 1e9, "s", how)
+    yield Line(here, "time with PowerSGD", ring * small / cluster.network / 1e9, "s", how)
+
+
+def time_lines(preset: Preset, cluster: Cluster, batch: int, way: Arrangement) -> Iterator[Line]:
+    """Operations and time of both stages, traffic aside."""
+    here = "Computing"
+    speed = cluster.devices * cluster.peak * 1e12 * cluster.utilisation
+    tokens = tokens_on_meta(preset.dalle)
+    model, flops = on_meta(DALLE, preset.dalle), {}
+    for checkpointing in (False, True):
+        model.transformer.checkpointing = checkpointing
+        flops[checkpointing] = count_flops(lambda: model.loss(*tokens).loss)
+    length = tokens[0].shape[1] + 2 + tokens[1].shape[1]
+    how = f"counted; about 6 · {length} positions · matrices' parameters"
+    yield Line(here, "a picture", flops[False], "FLOP", how)
+    how = "branches run again, all but their last matrix product"
+    yield Line(here, "a picture, with checkpointing", flops[True], "FLOP", how)
+    seconds = flops[way.checkpointing] * batch / speed
+    kept = "with" if way.checkpointing else "without"
+    how = (
+        f"{batch:,} pictures, {kept} checkpointing; a device makes "
+        f"{cluster.utilisation:g} · {cluster.peak:g} TFLOP/s (assumed)"
+    )
+    yield Line(here, "an update", seconds, "s", how)
+    steps = preset.dalle_training.steps
+    yield Line(here, "stage 2", seconds * steps, "s", f"{steps:,} updates")
+    dvae, t = on_meta(DVAE, preset.dvae), preset.dvae_training
+    size = preset.dvae.size
+    picture = torch.empty(1, 3, size, size, device=META)
+    flops = count_flops(lambda: dvae.elb(picture, 1.0, 1.0).loss)
+    yield Line(here, "a picture of stage 1", flops, "FLOP", "the dVAE's convolutions: counted")
+    how = f"{t.steps:,} updates of {t.batch} pictures, on {min(cluster.devices, t.batch):,} of the devices"
+    speed *= min(cluster.devices, t.batch) / cluster.devices
+    yield Line(here, "stage 1", flops * t.batch * t.steps / speed, "s", how)
+
+
+# ------------------------------------------------------------------------------------------- in words
+
+
+def human(value: float, unit: str) -> str:
+    """A value for a person: 24.6 GB, 94.6 TFLOP, 13.6 days, 86 %, 12,292,840,960."""
+    if unit in ("B", "FLOP"):
+        power = min(int(math.log10(max(value, 1)) // 3), 7)
+        return (
+            f"{digits(value / 1000**power)} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}{unit}"
+        )
+    if unit == "s":
+        name, seconds = next((each for each in TIMES if value >= 1.5 * each[1]), TIMES[-1])
+        return f"{digits(value / seconds)} {name}"
+    return f"{value:.1f} %" if unit == "%" else f"{value:,.0f}"
+
+
+def digits(value: float) -> str:
+    """Three of them: 2.60, 16.3, 126, 1,460."""
+    return f"{value:,.{max(0, 2 - int(math.log10(max(value, 1))))}f}"
+
+
+def table(p: Plan) -> str:
+    """The plan as text: figures with their sources, the ways to arrange the memory, the verdict."""
+    c, section = p.cluster, None
+    each = f"{c.memory:g} GB as sold ({c.memory:g} · 2³⁰ bytes = {human(c.bytes, 'B')})"
+    rows = [f"The preset {p.preset!r} on {c.devices:,} × {each}"]
+    for line in p.lines:
+        if line.section != section:
+            section = line.section
+            rows += ["", section]
+        first, *more = textwrap.wrap(line.how, WIDTH - 48)
+        rows.append(f"  {line.name:<29} {human(line.value, line.unit):>14}  {first}")
+        rows += [" " * 48 + rest for rest in more]
+    rows += ["", "Memory of a device"]
+    for way in p.ways:
+        fits = "fits" if way.bytes <= c.bytes else "too much"
+        rows.append(f"  {way!s:<64} {human(way.bytes, 'B'):>9}  {fits}")
+    return "\n".join([*rows, "", *textwrap.wrap(p.verdict, WIDTH)])
