@@ -372,12 +372,13 @@ def plan(
     ways = arrange(demand, cluster, -(-batch // cluster.devices))
     fitting = [way for way in ways if way.bytes <= cluster.bytes]
     way = fitting[0] if fitting else ways[-1]
+    passes = -(-batch // (cluster.devices * way.pictures))
     lines = [
         *parameter_lines(preset, parameters, bits),
         *state_lines(demand, cluster, bits, paper),
         *activation_lines(preset.dalle, activations, bits),
         *dvae_lines(preset.dvae),
-        *traffic_lines(preset.dalle, parameters, cluster, bits, rank),
+        *traffic_lines(preset.dalle, parameters, cluster, bits, rank, passes),
         *time_lines(preset, cluster, batch, way),
     ]
     words, first = verdict(ways, demand, cluster, bits), lines_value(lines, "one picture at a time")
@@ -459,15 +460,15 @@ def dvae_lines(config: DVAEConfig) -> Iterator[Line]:
 
 
 def traffic_lines(
-    c: DALLEConfig, p: Parameters, cluster: Cluster, bits: int, rank: int
+    c: DALLEConfig, p: Parameters, cluster: Cluster, bits: int, rank: int, passes: int
 ) -> Iterator[Line]:
     """What an update sends, inside a machine and between machines."""
     here, s, M = "Traffic of an update", cluster.shards, cluster.machines
     rest = (p.tables + p.vectors) * 4
     whole = p.matrices * bits / 8 + rest
     if s > 1:
-        how = f"3 · {s - 1}/{s}: a device fetches weights twice, gives gradients once"
-        yield Line(here, "inside a machine", 3 * (s - 1) / s * whole, "B", how)
+        how = f"{s - 1}/{s} of all weights fetched twice, of gradients given once, {passes}×"
+        yield Line(here, "inside a machine", passes * 3 * (s - 1) / s * whole, "B", how)
     if M == 1:
         return
     share = compressed_share(c.D, rank, s)
@@ -477,7 +478,7 @@ def traffic_lines(
     yield Line(here, "between machines", ring * whole, "B", how)
     how = f"matrices in rank {rank}, {-(-rank // s)} a device; the rest as it is"
     yield Line(here, "with PowerSGD", ring * small, "B", how)
-    how = f"1 − rank · (1/2 + 1/{s}) / D; the paper says about 86 % (appendix E)"
+    how = f"1 − rank · (1/2 + 1/{s}) / D; the paper has about 86 % (app. E)"
     yield Line(here, "saved of the matrices", 100 * (1 - share), "%", how)
     yield Line(
         here,
@@ -508,8 +509,8 @@ def time_lines(preset: Preset, cluster: Cluster, batch: int, way: Arrangement) -
     seconds = flops[way.checkpointing] * batch / speed
     kept = "with" if way.checkpointing else "without"
     how = (
-        f"{batch:,} pictures, {kept} checkpointing; a device makes "
-        f"{cluster.utilisation:g} · {cluster.peak:g} TFLOP/s (assumed)"
+        f"{batch:,} pictures, {kept} checkpointing, {cluster.utilisation:g} · {cluster.peak:g} "
+        "TFLOP/s (assumed)"
     )
     yield Line(here, "an update", seconds, "s", how)
     steps = preset.dalle_training.steps
