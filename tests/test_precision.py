@@ -133,7 +133,9 @@ def test_an_overflow_stays_in_its_block():
     y.backward()
     finite = [unscaled(block.parameters(), 1.0)[1] for block in blocks]
     assert finite == [True, False, True]
-    assert x.grad.item() == 4.0, "2 from the third block, nothing from the second, times 2 in the first"
+    assert x.grad.item() == 4.0, (
+        "2 from the third block, nothing from the second, times 2 in the first"
+    )
 
 
 def test_the_identity_path_must_be_in_32_bit():
