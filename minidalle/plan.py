@@ -15,6 +15,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -95,6 +96,7 @@ class Parameters(NamedTuple):
     vectors: int
 
 
+@lru_cache
 def count_parameters(config: DALLEConfig) -> Parameters:
     """Parameters of a DALL·E by kind, since kinds are stored and sent differently."""
     model = on_meta(DALLE, config)
@@ -149,6 +151,7 @@ class Activations(NamedTuple):
     ends: int
 
 
+@lru_cache
 def count_activations(config: DALLEConfig, bits: int) -> Activations:
     """Run a DALL·E forward on the meta device and add up what autograd keeps."""
     model = on_meta(DALLE, config, checkpointing=True)
@@ -172,11 +175,37 @@ def count_activations(config: DALLEConfig, bits: int) -> Activations:
     return Activations(identity, inside, max(each), outside - identity)
 
 
-def count_flops(run: Callable[[], Tensor]) -> int:
+def flops(run: Callable[[], Tensor]) -> int:
     """Floating-point operations of the matrix products and convolutions, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         run().backward()
     return counter.get_total_flops()
+
+
+@lru_cache
+def count_flops(config: DALLEConfig, checkpointing: bool) -> int:
+    """What one picture with its caption costs a DALL·E in training."""
+    model, tokens = on_meta(DALLE, config, checkpointing=checkpointing), tokens_on_meta(config)
+    return flops(lambda: model.loss(*tokens).loss)
+
+
+class DVAECounts(NamedTuple):
+    """Parameters of the two halves; bytes of activations and operations of a picture, in training."""
+
+    encoder: int
+    decoder: int
+    activations: int
+    flops: int
+
+
+@lru_cache
+def count_dvae(config: DVAEConfig) -> DVAECounts:
+    """The same for a dVAE in 32 bit."""
+    dvae = on_meta(DVAE, config)
+    halves = [sum(p.numel() for p in half.parameters()) for half in (dvae.encoder, dvae.decoder)]
+    x = torch.empty(1, 3, config.size, config.size, device=META)
+    kept = saved_bytes(lambda: dvae.elb(x, 1.0, 1.0), dvae)
+    return DVAECounts(*halves, kept, flops(lambda: dvae.elb(x, 1.0, 1.0).loss))
 
 
 # -------------------------------------------------------------------------------------------- memory
@@ -395,10 +424,9 @@ def lines_value(lines: list[Line], name: str) -> float:
 
 def parameter_lines(preset: Preset, p: Parameters, bits: int) -> Iterator[Line]:
     """How many parameters there are, and what they weigh."""
-    dvae, c, here = on_meta(DVAE, preset.dvae), preset.dalle, "Parameters"
-    for part, module in (("encoder", dvae.encoder), ("decoder", dvae.decoder)):
-        n = sum(q.numel() for q in module.parameters())
-        yield Line(here, f"dVAE, {part}", n, "", "its convolutions, with biases")
+    dvae, c, here = count_dvae(preset.dvae), preset.dalle, "Parameters"
+    yield Line(here, "dVAE, encoder", dvae.encoder, "", "its convolutions, with biases")
+    yield Line(here, "dVAE, decoder", dvae.decoder, "", "its convolutions, with biases")
     how = f"{c.L} layers × (4 of attention + 8 of the MLP) × D², D = {c.D}"
     yield Line(here, "DALL·E, matrices", p.matrices, "", how)
     how = f"2V + 2K + 2T + h + w + 2 rows of D: V {c.V}, K {c.K}, T {c.T}"
@@ -449,14 +477,13 @@ def activation_lines(c: DALLEConfig, a: Activations, bits: int) -> Iterator[Line
 
 def dvae_lines(config: DVAEConfig) -> Iterator[Line]:
     """What stage 1 holds, in 32 bit, which every device holds whole."""
-    here, dvae = "Stage 1, the dVAE", on_meta(DVAE, config)
-    state = 20 * sum(p.numel() for p in dvae.parameters())
+    here, dvae = "Stage 1, the dVAE", count_dvae(config)
+    state = 20 * (dvae.encoder + dvae.decoder)
     how = "weights, gradients, two moments, average: 20 bytes a parameter"
     yield Line(here, "state", state, "B", how)
-    picture = torch.empty(1, 3, config.size, config.size, device=META)
-    kept = saved_bytes(lambda: dvae.elb(picture, 1.0, 1.0), dvae)
-    yield Line(here, "activations of a picture", kept, "B", "in 32 bit, counted")
-    yield Line(here, "one picture at a time", state + kept, "B", "the least that a device needs")
+    yield Line(here, "activations of a picture", dvae.activations, "B", "in 32 bit, counted")
+    how = "the least that a device needs"
+    yield Line(here, "one picture at a time", state + dvae.activations, "B", how)
 
 
 def traffic_lines(
@@ -494,19 +521,13 @@ def traffic_lines(
 
 def time_lines(preset: Preset, cluster: Cluster, batch: int, way: Arrangement) -> Iterator[Line]:
     """Operations and time of both stages, traffic aside."""
-    here = "Computing"
-    speed = cluster.devices * cluster.peak * 1e12 * cluster.utilisation
-    tokens = tokens_on_meta(preset.dalle)
-    model, flops = on_meta(DALLE, preset.dalle), {}
-    for checkpointing in (False, True):
-        model.transformer.checkpointing = checkpointing
-        flops[checkpointing] = count_flops(lambda: model.loss(*tokens).loss)
-    length = tokens[0].shape[1] + 2 + tokens[1].shape[1]
-    how = f"counted; about 6 · {length} positions · matrices' parameters"
-    yield Line(here, "a picture", flops[False], "FLOP", how)
+    here, c = "Computing", preset.dalle
+    speed = cluster.peak * 1e12 * cluster.utilisation
+    how = f"counted; about 6 · {c.T + 2 + c.N} positions · matrices' parameters"
+    yield Line(here, "a picture", count_flops(c, False), "FLOP", how)
     how = "branches run again, all but their last matrix product"
-    yield Line(here, "a picture, with checkpointing", flops[True], "FLOP", how)
-    seconds = flops[way.checkpointing] * batch / speed
+    yield Line(here, "a picture, with checkpointing", count_flops(c, True), "FLOP", how)
+    seconds = count_flops(c, way.checkpointing) * batch / (cluster.devices * speed)
     kept = "with" if way.checkpointing else "without"
     how = (
         f"{batch:,} pictures, {kept} checkpointing, {cluster.utilisation:g} · {cluster.peak:g} "
@@ -515,14 +536,11 @@ def time_lines(preset: Preset, cluster: Cluster, batch: int, way: Arrangement) -
     yield Line(here, "an update", seconds, "s", how)
     steps = preset.dalle_training.steps
     yield Line(here, "stage 2", seconds * steps, "s", f"{steps:,} updates")
-    dvae, t = on_meta(DVAE, preset.dvae), preset.dvae_training
-    size = preset.dvae.size
-    picture = torch.empty(1, 3, size, size, device=META)
-    flops = count_flops(lambda: dvae.elb(picture, 1.0, 1.0).loss)
-    yield Line(here, "a picture of stage 1", flops, "FLOP", "the dVAE's convolutions: counted")
-    how = f"{t.steps:,} updates of {t.batch} pictures, on {min(cluster.devices, t.batch):,} of the devices"
-    speed *= min(cluster.devices, t.batch) / cluster.devices
-    yield Line(here, "stage 1", flops * t.batch * t.steps / speed, "s", how)
+    cost, t = count_dvae(preset.dvae).flops, preset.dvae_training
+    yield Line(here, "a picture of stage 1", cost, "FLOP", "the dVAE's convolutions: counted")
+    busy = min(cluster.devices, t.batch)
+    how = f"{t.steps:,} updates of {t.batch} pictures, on {busy:,} of the devices"
+    yield Line(here, "stage 1", cost * t.batch * t.steps / (busy * speed), "s", how)
 
 
 # ------------------------------------------------------------------------------------------- in words
