@@ -156,7 +156,7 @@ def world(
 
 @app.command()
 def plan(
-    preset: Annotated[str, typer.Option(help="ci, tiny or paper.")] = "paper",
+    preset: Annotated[str, typer.Option(help="The sizes, e.g. tiny or paper.")] = "paper",
     devices: Annotated[int, typer.Option(help="GPUs (or other devices) in all.")] = 1,
     memory: Annotated[
         float, typer.Option(help="Memory of each in GB, as it is sold.", show_default="16")

@@ -2,9 +2,8 @@
 
     print(table(plan(preset("paper"), Cluster(devices=1024, memory=16))))
 
-Everything is counted on PyTorch's meta device, where a tensor has a shape and no numbers: the 12 billion
-parameters of the paper are built and run forward and backward in seconds, and what autograd keeps is added
-up. The counts are of our own code; the paper's is not public. Paper: §2.3 to §2.5, appendices D and E.
+The model's part is counted (`counts`), of our own code: the paper's is not public. The rest is arithmetic,
+and each line of the table says which. Paper: §2.3 to §2.5, appendices D and E.
 
 GB are 10⁹ bytes. ``bits=16`` is the paper's way: the layers' matrices, their gradients and moments, and all
 that lies inside a residual branch in 16 bit; embeddings, heads, gains, biases, logits and the identity path
@@ -13,23 +12,23 @@ in 32. ``bits=32``, for the presets that we train, keeps everything in 32 bit.
 
 import math
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
-
-from .dalle import DALLE, DALLEConfig
-from .device import choose_attention
-from .dvae import DVAE, DVAEConfig
+from .counts import (
+    Activations,
+    Parameters,
+    count_activations,
+    count_dvae,
+    count_flops,
+    count_parameters,
+)
+from .dalle import DALLEConfig
+from .dvae import DVAEConfig
 from .presets import PAPER, Preset
 
 PAPERS_RANK = 896  # of PowerSGD, for a whole machine (appendix E)
-META = torch.device("meta")
 WIDTH = 112  # columns of the table
 TIMES = (
     ("years", 31_557_600),
@@ -83,129 +82,6 @@ class Cluster:
     def machines(self) -> int:
         """Machines, the last one perhaps not full."""
         return -(-self.devices // self.per_machine)
-
-
-# ------------------------------------------------------------------------------------------- counting
-
-
-class Parameters(NamedTuple):
-    """matrices: of the layers. tables: embeddings and heads. vectors: gains and biases."""
-
-    matrices: int
-    tables: int
-    vectors: int
-
-
-@lru_cache
-def count_parameters(config: DALLEConfig) -> Parameters:
-    """Parameters of a DALL·E by kind, since kinds are stored and sent differently."""
-    model = on_meta(DALLE, config)
-    inside = set(model.transformer.layers.parameters())
-    matrices = sum(p.numel() for p in inside if p.ndim == 2)
-    tables = sum(p.numel() for p in model.parameters() if p.ndim == 2 and p not in inside)
-    vectors = sum(p.numel() for p in model.parameters() if p.ndim == 1)
-    return Parameters(matrices, tables, vectors)
-
-
-def on_meta(build: Callable[..., nn.Module], config: object, **options: object) -> nn.Module:
-    """A model without numbers."""
-    with META:
-        return build(config, **options)
-
-
-def tokens_on_meta(config: DALLEConfig) -> tuple[Tensor, Tensor]:
-    """One caption and one picture without numbers."""
-    text = torch.empty(1, config.T, dtype=torch.int64, device=META)
-    return text, torch.empty(1, config.N, dtype=torch.int64, device=META)
-
-
-def saved_bytes(run: Callable[[], object], model: nn.Module) -> int:
-    """Bytes that autograd keeps for the backward pass of what ``run`` computes, on any device.
-
-    A storage that several operations keep counts once; the model's parameters, which lie there anyway, do not
-    count.
-    """
-    kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
-
-    def keep(x: Tensor) -> Tensor:
-        kept[x.untyped_storage()._cdata] = x
-        return x
-
-    with saved_tensors_hooks(keep, lambda x: x):
-        result = run()
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
-    del result
-    return sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in own)
-
-
-class Activations(NamedTuple):
-    """Bytes that one picture with its caption keeps for the backward pass.
-
-    identity: the inputs of the residual branches. branches: what lies inside of all of them; largest:
-    inside of the largest. ends: embeddings, heads and losses.
-    """
-
-    identity: int
-    branches: int
-    largest: int
-    ends: int
-
-
-@lru_cache
-def count_activations(config: DALLEConfig, bits: int) -> Activations:
-    """Run a DALL·E forward on the meta device and add up what autograd keeps."""
-    model = on_meta(DALLE, config, checkpointing=True)
-    tokens = tokens_on_meta(config)
-    outside = saved_bytes(lambda: model.loss(*tokens), model)
-    stack, c = model.transformer, model.transformer.config
-    identity = 2 * c.L * c.length * c.D * 4
-    layers = stack.layers.to(torch.float16 if bits == 16 else torch.float32)
-    form, _ = choose_attention(META, c.length)
-    masks = stack.geometry(form, META)
-    branches = [layer.branches(mask) for layer, mask in zip(layers, masks, strict=True)]
-
-    def run(*some: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        dtype = layers[0].mlp[0].weight.dtype
-        x = torch.empty(1, c.length, c.D, dtype=dtype, device=META, requires_grad=True)
-        return [branch(x.clone()) for branch in some]
-
-    inside = saved_bytes(lambda: run(*(branch for pair in branches for branch in pair)), layers)
-    one_of_a_kind = dict(zip(stack.kinds, branches, strict=True)).values()
-    each = [saved_bytes(lambda b=b: run(b), layers) for pair in one_of_a_kind for b in pair]
-    return Activations(identity, inside, max(each), outside - identity)
-
-
-def flops(run: Callable[[], Tensor]) -> int:
-    """Floating-point operations of the matrix products and convolutions, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
-        run().backward()
-    return counter.get_total_flops()
-
-
-@lru_cache
-def count_flops(config: DALLEConfig, checkpointing: bool) -> int:
-    """What one picture with its caption costs a DALL·E in training."""
-    model, tokens = on_meta(DALLE, config, checkpointing=checkpointing), tokens_on_meta(config)
-    return flops(lambda: model.loss(*tokens).loss)
-
-
-class DVAECounts(NamedTuple):
-    """Parameters of the two halves; bytes of activations and operations of a picture, in training."""
-
-    encoder: int
-    decoder: int
-    activations: int
-    flops: int
-
-
-@lru_cache
-def count_dvae(config: DVAEConfig) -> DVAECounts:
-    """The same for a dVAE in 32 bit."""
-    dvae = on_meta(DVAE, config)
-    halves = [sum(p.numel() for p in half.parameters()) for half in (dvae.encoder, dvae.decoder)]
-    x = torch.empty(1, 3, config.size, config.size, device=META)
-    kept = saved_bytes(lambda: dvae.elb(x, 1.0, 1.0), dvae)
-    return DVAECounts(*halves, kept, flops(lambda: dvae.elb(x, 1.0, 1.0).loss))
 
 
 # -------------------------------------------------------------------------------------------- memory
@@ -271,15 +147,15 @@ def arrange(demand: Demand, cluster: Cluster, pictures: int) -> list[Arrangement
 
 
 def verdict(ways: list[Arrangement], demand: Demand, cluster: Cluster, bits: int) -> str:
-    """Whether it fits, and what would make it fit, in words."""
+    """Whether stage 2 fits, and what would make it fit, in words."""
     room = human(cluster.bytes, "B")
     fitting = [way for way in ways if way.bytes <= cluster.bytes]
     if fitting:
         way = fitting[0]
         spare = human(cluster.bytes - way.bytes, "B")
         return (
-            f"It fits: {way}. A device needs {human(way.bytes, 'B')} of its {room}; the {spare} left are for "
-            "driver, kernels and temporary buffers, which are not counted."
+            f"Stage 2 fits: {way}. A device needs {human(way.bytes, 'B')} of its {room}; the {spare} left "
+            "are for driver, kernels and temporary buffers, which are not counted."
         )
     least = min(ways, key=lambda way: way.bytes)
     cures = [f"devices with {sold(least.bytes)} GB"]
@@ -294,7 +170,7 @@ def verdict(ways: list[Arrangement], demand: Demand, cluster: Cluster, bits: int
         kept = human(demand.bytes(2**12, True, 1), "B")
         cures.append(f"a smaller model: one picture with any number of devices takes {kept}")
     return (
-        f"It does not fit: {least} still needs {human(least.bytes, 'B')} a device, which has {room}. "
+        f"Stage 2 does not fit: {least} still needs {human(least.bytes, 'B')} a device, which has {room}. "
         f"What would make it fit: {'; or '.join(cures)}."
     )
 
@@ -353,7 +229,7 @@ class Plan:
 
     def __getitem__(self, name: str) -> float:
         """The value of a line."""
-        return lines_value(self.lines, name)
+        return next(line.value for line in self.lines if line.name == name)
 
     def as_json(self) -> dict:
         """The same as plain data; bytes, seconds and operations are not rounded."""
@@ -378,21 +254,13 @@ def plan(
 
     batch: pictures of an update on all devices, default the preset's. bits: 16 or 32, default as the paper's
     for ``paper``, else 32. rank: of PowerSGD for a whole machine, default 896 for ``paper``, else D / 4.
-    Raises ValueError for a batch with fewer pictures than devices, other bits, and a rank below 1.
+    Raises ValueError for a batch with fewer pictures than devices, other bits, and a rank outside 1 … D.
     """
     paper = preset.name == PAPER.name
     batch = preset.dalle_training.batch if batch is None else batch
     bits = (16 if paper else 32) if bits is None else bits
     rank = (PAPERS_RANK if paper else max(1, preset.dalle.D // 4)) if rank is None else rank
-    if batch < cluster.devices:
-        raise ValueError(
-            f"a batch of {batch} leaves some of {cluster.devices} devices without work"
-        )
-    if bits not in (16, 32):
-        raise ValueError(f"bits must be 16 or 32, not {bits}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
-
+    check_settings(preset.dalle, cluster, batch, bits, rank)
     parameters = count_parameters(preset.dalle)
     activations = count_activations(preset.dalle, bits)
     block = 8 * preset.dalle.D**2 * bits / 8  # an MLP's two matrices, the largest branch
@@ -407,19 +275,28 @@ def plan(
         *state_lines(demand, cluster, bits, paper),
         *activation_lines(preset.dalle, activations, bits),
         *dvae_lines(preset.dvae),
-        *traffic_lines(preset.dalle, parameters, cluster, bits, rank, passes),
+        *inside_lines(state.weights, cluster, way, passes),
+        *between_lines(preset.dalle, parameters, cluster, bits, rank),
         *time_lines(preset, cluster, batch, way),
     ]
-    words, first = verdict(ways, demand, cluster, bits), lines_value(lines, "one picture at a time")
-    if first > cluster.bytes:
-        words += f" Stage 1 does not fit: a device needs {human(first, 'B')} for one picture."
-    fits = bool(fitting) and first <= cluster.bytes
-    return Plan(preset.name, cluster, lines, ways, fits, words)
+    dvae = count_dvae(preset.dvae)
+    both = bool(fitting), dvae.state + dvae.activations <= cluster.bytes
+    words = verdict(ways, demand, cluster, bits)
+    words += f" Stage 1 {'fits' if both[1] else 'does not fit'}: a device needs "
+    words += f"{human(dvae.state + dvae.activations, 'B')} for one picture at a time."
+    return Plan(preset.name, cluster, lines, ways, all(both), words)
 
 
-def lines_value(lines: list[Line], name: str) -> float:
-    """The value of the line of that name."""
-    return next(line.value for line in lines if line.name == name)
+def check_settings(c: DALLEConfig, cluster: Cluster, batch: int, bits: int, rank: int) -> None:
+    """Raise ValueError for what no training could have."""
+    if batch < cluster.devices:
+        raise ValueError(
+            f"a batch of {batch} leaves some of {cluster.devices} devices without work"
+        )
+    if bits not in (16, 32):
+        raise ValueError(f"bits must be 16 or 32, not {bits}")
+    if not 1 <= rank <= c.D:
+        raise ValueError(f"rank must be 1 … D = {c.D}, not {rank}")
 
 
 def parameter_lines(preset: Preset, p: Parameters, bits: int) -> Iterator[Line]:
@@ -478,26 +355,35 @@ def activation_lines(c: DALLEConfig, a: Activations, bits: int) -> Iterator[Line
 def dvae_lines(config: DVAEConfig) -> Iterator[Line]:
     """What stage 1 holds, in 32 bit, which every device holds whole."""
     here, dvae = "Stage 1, the dVAE", count_dvae(config)
-    state = 20 * (dvae.encoder + dvae.decoder)
     how = "weights, gradients, two moments, average: 20 bytes a parameter"
-    yield Line(here, "state", state, "B", how)
+    yield Line(here, "state", dvae.state, "B", how)
     yield Line(here, "activations of a picture", dvae.activations, "B", "in 32 bit, counted")
     how = "the least that a device needs"
-    yield Line(here, "one picture at a time", state + dvae.activations, "B", how)
+    yield Line(here, "one picture at a time", dvae.state + dvae.activations, "B", how)
 
 
-def traffic_lines(
-    c: DALLEConfig, p: Parameters, cluster: Cluster, bits: int, rank: int, passes: int
-) -> Iterator[Line]:
-    """What an update sends, inside a machine and between machines."""
-    here, s, M = "Traffic of an update", cluster.shards, cluster.machines
-    rest = (p.tables + p.vectors) * 4
-    whole = p.matrices * bits / 8 + rest
-    if s > 1:
+def inside_lines(weights: float, cluster: Cluster, way: Arrangement, passes: int) -> Iterator[Line]:
+    """What each device of a machine sends to the others in an update. weights: all bytes of them."""
+    here, s = "Traffic of an update", cluster.shards
+    if way.shards > 1:
         how = f"{s - 1}/{s} of all weights fetched twice, of gradients given once, {passes}×"
-        yield Line(here, "inside a machine", passes * 3 * (s - 1) / s * whole, "B", how)
+        yield Line(here, "inside a machine", passes * 3 * (s - 1) / s * weights, "B", how)
+    elif s > 1:
+        how = (
+            f"2 · {s - 1}/{s} of all gradients, in an all-reduce; every device has the whole state"
+        )
+        yield Line(here, "inside a machine", 2 * (s - 1) / s * weights, "B", how)
+
+
+def between_lines(
+    c: DALLEConfig, p: Parameters, cluster: Cluster, bits: int, rank: int
+) -> Iterator[Line]:
+    """What each machine sends to the others in an update, as it is and with PowerSGD."""
+    here, s, M = "Traffic of an update", cluster.shards, cluster.machines
     if M == 1:
         return
+    rest = (p.tables + p.vectors) * 4
+    whole = p.matrices * bits / 8 + rest
     share = compressed_share(c.D, rank, s)
     small = p.matrices * bits / 8 * share + rest
     ring = 2 * (M - 1) / M
@@ -505,7 +391,7 @@ def traffic_lines(
     yield Line(here, "between machines", ring * whole, "B", how)
     how = f"matrices in rank {rank}, {-(-rank // s)} a device; the rest as it is"
     yield Line(here, "with PowerSGD", ring * small, "B", how)
-    how = f"1 − rank · (1/2 + 1/{s}) / D; the paper has about 86 % (app. E)"
+    how = f"about 1 − rank · (1/2 + 1/{s}) / D; the paper has 86 % (appendix E)"
     yield Line(here, "saved of the matrices", 100 * (1 - share), "%", how)
     yield Line(
         here,

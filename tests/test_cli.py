@@ -88,11 +88,11 @@ def test_plan_prints_a_table_and_writes_its_figures(monkeypatch, capsys):
     arguments = ["plan", "--preset", "ci", "--devices", 2, "--memory", 4, "--json", "plan.json"]
     code, out, err = run(monkeypatch, capsys, *arguments)
     assert (code, err) == (0, "")
-    assert "It fits: whole state" in out and "DALL·E, all" in out
+    assert "Stage 2 fits: whole state" in out and "DALL·E, all" in out
     figures = json.loads(Path("plan.json").read_text())
     assert figures["fits"] and figures["cluster"]["devices"] == 2
     code, out, _ = run(monkeypatch, capsys, "plan", "--preset", "tiny", "--memory", 0.01)
-    assert code == 0 and "It does not fit" in out and "--bits 16" in out
+    assert code == 0 and "Stage 2 does not fit" in out and "--bits 16" in out
 
 
 MODEL = object()  # stands for the path of the fixture's model

@@ -11,26 +11,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from minidalle.counts import (
+    META,
+    Activations,
+    count_activations,
+    count_flops,
+    count_parameters,
+    on_meta,
+    saved_bytes,
+)
 from minidalle.dalle import DALLE, DALLEConfig
 from minidalle.dvae import DVAE
 from minidalle.plan import (
-    META,
     WIDTH,
-    Activations,
     Cluster,
     Demand,
     Plan,
     State,
     arrange,
     compressed_share,
-    count_activations,
-    count_flops,
-    count_parameters,
     human,
-    on_meta,
     plan,
     powersgd_values,
-    saved_bytes,
     state_of,
     table,
     verdict,
@@ -89,7 +91,9 @@ def test_the_papers_model_fits_the_papers_machines_in_one_way_only(papers):
     """With sharding and checkpointing; with one of both it does not, as the paper found."""
     fits = {(w.shards, w.checkpointing): w.bytes <= papers.cluster.bytes for w in papers.ways}
     assert fits == {(1, False): False, (1, True): False, (8, False): False, (8, True): True}
-    assert papers.fits and papers.verdict.startswith("It fits: state shared by 8 devices, check")
+    assert papers.fits and papers.verdict.startswith(
+        "Stage 2 fits: state shared by 8 devices, check"
+    )
 
 
 def test_the_papers_traffic(papers):
@@ -233,14 +237,14 @@ def test_a_way_takes_as_many_pictures_as_fit(memory, devices, pictures):
 
 @given(st.floats(0.5, 60), st.integers(1, 16), st.sampled_from([16, 32]))
 def test_what_the_verdict_says_is_true(memory, devices, bits):
-    """ "It fits" where a way does; else larger devices, and wider sharding where it is named, do fit."""
+    """It fits where a way does; else larger devices, and wider sharding where it is named, do fit."""
     cluster = Cluster(devices, memory)
     ways = arrange(DEMAND, cluster, 4)
     words = verdict(ways, DEMAND, cluster, bits)
     if any(way.bytes <= cluster.bytes for way in ways):
-        assert words.startswith("It fits: ")
+        assert words.startswith("Stage 2 fits: ")
         return
-    assert words.startswith("It does not fit: ")
+    assert words.startswith("Stage 2 does not fit: ")
     larger = float(words.split("devices with ")[1].split(" GB")[0])
     ways = arrange(DEMAND, replace(cluster, memory=larger), 4)
     assert any(way.bytes <= larger * 2**30 for way in ways)
@@ -299,6 +303,13 @@ def test_time_is_work_by_speed():
         assert quicker["stage 2"] == pytest.approx(found["stage 2"] / 2)
         assert quicker["stage 1"] == pytest.approx(found["stage 1"] / 2)
     assert plan(PRESETS["ci"], base, batch=64)["an update"] == pytest.approx(2 * found["an update"])
+
+
+def test_devices_that_hold_the_whole_state_send_gradients_alone():
+    """Two of a machine: an all-reduce of half of the gradients, twice, which are as large as the weights."""
+    found = plan(PRESETS["ci"], Cluster(devices=2))
+    assert found.verdict.startswith("Stage 2 fits: whole state")
+    assert found["inside a machine"] == found["weights"]
 
 
 def test_pictures_that_do_not_fit_at_once_fetch_the_weights_again(papers):
@@ -373,7 +384,8 @@ def test_a_cluster_that_cannot_be(changes, words):
     ("arguments", "words"),
     [
         ({"bits": 8}, "16 or 32, not 8"),
-        ({"rank": 0}, "rank must be at least 1, not 0"),
+        ({"rank": 0}, "rank must be 1 … D = 128, not 0"),
+        ({"rank": 129}, "D = 128, not 129"),
         ({"batch": 3}, "batch of 3 leaves some of 4 devices"),
     ],
 )

@@ -17,7 +17,7 @@ FILES = {
 }
 MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle")
 ABOVE = {"show", "train", "cli", "examine", "bundle", "presets", "generate", "data"}
-ABOVE |= {"plan", "precision"}
+ABOVE |= {"counts", "plan", "precision"}
 
 
 def imports(path: Path) -> set[str]:
