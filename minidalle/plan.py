@@ -30,14 +30,7 @@ from .presets import PAPER, Preset
 
 PAPERS_RANK = 896  # of PowerSGD, for a whole machine (appendix E)
 WIDTH = 112  # columns of the table
-TIMES = (
-    ("years", 31_557_600),
-    ("days", 86400),
-    ("hours", 3600),
-    ("minutes", 60),
-    ("s", 1),
-    ("ms", 1e-3),
-)
+TIMES = {"years": 31_557_600, "days": 86400, "hours": 3600, "minutes": 60, "s": 1, "ms": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -322,11 +315,8 @@ def state_lines(demand: Demand, cluster: Cluster, bits: int, paper: bool) -> Ite
     yield Line(here, "weights", state.weights, "B", how)
     how = "as many; PowerSGD's errors wait in the same place (appendix E)"
     yield Line(here, "gradients", state.gradients, "B", how)
-    how = (
-        "AdamW: two a weight, as precise as the weight"
-        if paper
-        else "Muon: one a value of a matrix; AdamW: two of each other"
-    )
+    muon = "Muon: one a value of a matrix; AdamW: two of each other"
+    how = "AdamW: two a weight, as precise as the weight" if paper else muon
     yield Line(here, "moments", state.moments, "B", how)
     yield Line(here, "whole state", sum(state), "B", "the sum")
     if cluster.shards > 1:
@@ -393,13 +383,8 @@ def between_lines(
     yield Line(here, "with PowerSGD", ring * small, "B", how)
     how = f"about 1 − rank · (1/2 + 1/{s}) / D; the paper has 86 % (appendix E)"
     yield Line(here, "saved of the matrices", 100 * (1 - share), "%", how)
-    yield Line(
-        here,
-        "saved of everything",
-        100 * (1 - small / whole),
-        "%",
-        "embeddings, heads, gains and biases are sent whole",
-    )
+    how = "embeddings, heads, gains and biases are sent whole"
+    yield Line(here, "saved of everything", 100 * (1 - small / whole), "%", how)
     how = f"at {cluster.network:g} GB/s a machine (assumed)"
     yield Line(here, "time between machines", ring * whole / cluster.network / 1e9, "s", how)
     yield Line(here, "time with PowerSGD", ring * small / cluster.network / 1e9, "s", how)
@@ -436,12 +421,10 @@ def human(value: float, unit: str) -> str:
     """A value for a person: 24.6 GB, 94.6 TFLOP, 13.6 days, 86 %, 12,292,840,960."""
     if unit in ("B", "FLOP"):
         power = min(int(math.log10(max(value, 1)) // 3), 7)
-        return (
-            f"{digits(value / 1000**power)} {['', 'k', 'M', 'G', 'T', 'P', 'E', 'Z'][power]}{unit}"
-        )
+        return f"{digits(value / 1000**power)} {' kMGTPEZ'[power].strip()}{unit}"
     if unit == "s":
-        name, seconds = next((each for each in TIMES if value >= 1.5 * each[1]), TIMES[-1])
-        return f"{digits(value / seconds)} {name}"
+        name = next((name for name, length in TIMES.items() if value >= 1.5 * length), "ms")
+        return f"{digits(value / TIMES[name])} {name}"
     return f"{value:.1f} %" if unit == "%" else f"{value:,.0f}"
 
 

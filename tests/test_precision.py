@@ -187,6 +187,29 @@ def test_no_shared_scale_keeps_every_block(demonstration):
     assert ((u.shared > 0.05).sum(1) >= 5).all()
 
 
+def test_scales_between_the_ones_tried_are_no_better(demonstration):
+    """A scale between two neighbours loses what underflows at the larger and what overflows at the smaller:
+    that alone is two blocks or more, whatever the scale."""
+    lost = (demonstration.shared > 0.5) & demonstration.shared.isfinite()
+    overflown = demonstration.shared.isinf()
+    assert ((lost[1:] | overflown[:-1]).sum(1) >= 2).all()
+
+
+def test_the_gradients_of_the_activations_span_more_than_float16():
+    """What enters the branches backward, in 32 bit, where nothing is lost."""
+    network, outputs = DeepNetwork(), []
+
+    def keep(_module, _inputs, output):
+        output.retain_grad()
+        outputs.append(output)
+
+    for block in network.blocks:
+        block.register_forward_hook(keep)
+    network.gradients(torch.randn(64, 32), [1.0] * len(network.blocks))
+    sizes = torch.stack([y.grad.square().mean().sqrt() for y in outputs])
+    assert (sizes.diff() < 0).all() and (sizes[0] / sizes[-1]).log2() > OCTAVES
+
+
 def test_scales_beyond_the_ones_tried_are_worse_still(demonstration):
     """At the smallest nearly all is lost below, at the largest above; in between both ends lose."""
     shared = demonstration.shared

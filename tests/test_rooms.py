@@ -17,7 +17,7 @@ FILES = {
 }
 MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle")
 ABOVE = {"show", "train", "cli", "examine", "bundle", "presets", "generate", "data"}
-ABOVE |= {"counts", "plan", "precision"}
+ABOVE |= {"adamw", "counts", "plan", "precision"}
 
 
 def imports(path: Path) -> set[str]:
