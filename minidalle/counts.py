@@ -33,11 +33,11 @@ def tokens_on_meta(config: DALLEConfig) -> tuple[Tensor, Tensor]:
     return text, torch.empty(1, config.N, dtype=torch.int64, device=META)
 
 
-def saved_bytes(run: Callable[[], object], model: nn.Module) -> int:
+def saved_bytes(run: Callable[[], object], model: nn.Module | None = None) -> int:
     """Bytes that autograd keeps for the backward pass of what ``run`` computes, on any device.
 
-    A storage that several operations keep counts once; the model's parameters, which are there anyway, not
-    at all.
+    A storage that several operations keep counts once; the parameters of the model, which are there anyway,
+    not at all.
     """
     kept: dict[int, Tensor] = {}  # holds the tensors, so that no address is used twice
 
@@ -46,9 +46,8 @@ def saved_bytes(run: Callable[[], object], model: nn.Module) -> int:
         return x
 
     with saved_tensors_hooks(keep, lambda x: x):
-        result = run()
-    own = {p.untyped_storage()._cdata for p in model.parameters()}
-    del result
+        run()
+    own = {p.untyped_storage()._cdata for p in model.parameters()} if model is not None else ()
     return sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in own)
 
 
@@ -102,7 +101,7 @@ def count_activations(config: DALLEConfig, bits: int) -> Activations:
     layers = stack.layers.to(torch.float16 if bits == 16 else torch.float32)
     form, _ = choose_attention(META, c.length)
     masks = stack.geometry(form, META)
-    branches = [layer.branches(mask) for layer, mask in zip(layers, masks, strict=True)]
+    branches = [layer.branches(mask, form) for layer, mask in zip(layers, masks, strict=True)]
 
     def run(*some: Callable[[Tensor], Tensor]) -> list[Tensor]:
         dtype = layers[0].mlp[0].weight.dtype

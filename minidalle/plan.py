@@ -381,7 +381,7 @@ def between_lines(
     yield Line(here, "between machines", ring * whole, "B", how)
     how = f"matrices in rank {rank}, {-(-rank // s)} a device; the rest as it is"
     yield Line(here, "with PowerSGD", ring * small, "B", how)
-    how = f"about 1 − rank · (1/2 + 1/{s}) / D; the paper has 86 % (appendix E)"
+    how = f"about 1 − rank · (1/2 + 1/{s}) / D; the paper: 86 % (appendix E)"
     yield Line(here, "saved of the matrices", 100 * (1 - share), "%", how)
     how = "embeddings, heads, gains and biases are sent whole"
     yield Line(here, "saved of everything", 100 * (1 - small / whole), "%", how)

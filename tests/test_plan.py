@@ -134,7 +134,7 @@ def test_activations_are_what_autograd_keeps_on_the_cpu(config):
     each = [
         saved_bytes(lambda b=b: b(x), model)
         for layer, mask in zip(model.transformer.layers, masks, strict=True)
-        for b in layer.branches(mask)
+        for b in layer.branches(mask, form)
     ]
     assert max(each) == a.largest
 
