@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minidalle.counts import (
     META,
     Activations,
+    Parameters,
     count_activations,
     count_flops,
     count_parameters,
@@ -198,6 +199,11 @@ def test_the_state_is_what_the_optimisers_keep():
     assert state_of(p, 32).gradients == sum(q.grad.nbytes for q in model.parameters())
 
 
+def test_in_16_bit_only_matrices_are_small():
+    """100 values of matrices in 2 bytes, 10 of tables and 1 of a vector in 4."""
+    assert state_of(Parameters(100, 10, 1), 16) == State(244, 244, 488)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.sampled_from([1, 2, 4, 8]))
 def test_powersgd_sends_two_thin_matrices_for_each_piece(short, extra, rank, shards):
     """The count is that of real P and Q of the pieces, or of the matrix where it is smaller than those."""
@@ -310,6 +316,14 @@ def test_devices_that_hold_the_whole_state_send_gradients_alone():
     found = plan(PRESETS["ci"], Cluster(devices=2))
     assert found.verdict.startswith("Stage 2 fits: whole state")
     assert found["inside a machine"] == found["weights"]
+
+
+def test_an_all_reduce_sends_nearly_everything_twice():
+    """Between M machines 2 · (M − 1)/M of the gradients: of two once, of four one and a half times."""
+    for devices, factor in ((16, 1.0), (32, 1.5)):
+        found = plan(PRESETS["ci"], Cluster(devices))
+        assert found["between machines"] == pytest.approx(factor * found["gradients"])
+        assert found["with PowerSGD"] < found["between machines"]
 
 
 def test_pictures_that_do_not_fit_at_once_fetch_the_weights_again(papers):
