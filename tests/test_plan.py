@@ -366,6 +366,7 @@ def test_the_table_has_every_line_with_its_source(name):
     assert len({line.name for line in found.lines}) == len(found.lines)
     assert max(map(len, text.splitlines())) <= WIDTH
     assert " ".join(text.split()).endswith(found.verdict)
+    assert "2V + 2K + 2T + h + w + 2 rows of D" in text, "the formula that a test above checks"
 
 
 def test_the_json_has_everything(papers):
