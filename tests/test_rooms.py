@@ -95,7 +95,7 @@ def test_only_the_command_line_knows_the_judge():
 
 
 def test_only_three_rooms_stand_above_training():
-    """The command line, the judge, and what the notebooks begin with. Nothing that draws needs what trains."""
+    """The command line, the judge, and what notebooks begin with; nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
     assert users <= {"cli", "examine", "chapter"}
 
