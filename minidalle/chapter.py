@@ -19,8 +19,7 @@ def begin(seed: int = 0) -> torch.device:
     device = choose_device()
     dtype, reason = choose_precision(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
-    threads = "" if device.type == "cuda" else f", {torch.get_num_threads()} threads"
-    print(f"minidalle {__version__} on {name}{threads}")
+    print(f"minidalle {__version__} on {name}, PyTorch {torch.__version__}")
     print(f"mixed precision: {str(dtype).removeprefix('torch.')}, because {reason}")
     return device
 

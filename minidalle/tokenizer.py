@@ -134,7 +134,8 @@ def merge(
     """Apply BPE merges to one word, the earliest learned first, until none applies. Chapter 3.
 
     dropout: before each merge every neighbouring pair is ignored with this probability, drawn from ``rng``;
-    the word is finished when all of them are (Provilkov et al. 2020, algorithm 1).
+    the word is finished when all of them are (Provilkov et al. 2020, algorithm 1). The library's dropout
+    merges slightly more often: obsolete entries of its queue give ignored pairs another chance.
     """
     pieces = list(word)
     while True:

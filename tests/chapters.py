@@ -228,7 +228,9 @@ def exercise_faults(notebook: NotebookNode) -> list[str]:
 
 # ------------------------------------------------------------------------ numbers in sentences
 
-NUMBER = re.compile(r"(?<![\w.])\d+(?:[.,\u202f]\d+)*|\b(?:hundred|thousand|million|billion)s?\b")
+NUMBER = re.compile(
+    r"(?<![\w.])(?<![A-Za-z]-)\d+(?:[.,\u202f]\d+)*|\b(?:hundred|thousand|million|billion)s?\b"
+)
 UNSEEN = re.compile(  # what is no prose: code, mathematics, glued values, addresses, tags, list numbers
     r"```.*?```|\$\$.*?\$\$|`[^`]*`|\$[^$]*\$|\{glue[^}]*\}|\]\([^)]*\)|<[^>]*>|^#+ \d+ · |^\d+\. "
     r"|^\*\*\d+\. |^\*\*Time\.\*\* .*?$|\b[Cc]hapters? \d+(?:(?:, | and | to |–)\d+)*",
@@ -241,21 +243,23 @@ FREE = {"0", "1"}
 def number_faults(notebook: NotebookNode) -> list[str]:
     """Sentences whose numbers come from nowhere.
 
-    A number is at home in the text, alt text or source of the code cells directly before or after it, in a
-    sentence with a citation or a section of the paper (§), in mathematics, in code, or among the
-    chapter's definitions (metadata ``minidalle: {definitions: {number: reason}}``). 0 and 1 are free.
+    A number is at home in the text, alt text or source of the code cells directly before or after it, in
+    the source of the settings cell, in a sentence with a citation or a section of the paper (§), in
+    mathematics, in code, or among the chapter's definitions (metadata ``minidalle: {definitions: {number:
+    reason}}``). 0 and 1 are free.
     """
     definitions = notebook.metadata.get("minidalle", {}).get("definitions", {})
     faults = [f"definition {key!r} has no reason" for key, why in definitions.items() if not why]
+    settings = numbers("\n".join(cell.source for cell in tagged(notebook, "settings")))
     used = set()
     for k, cell in enumerate(notebook.cells):
         if cell.cell_type != "markdown":
             continue
         beside = numbers("\n".join(printed(c) + "\n" + c.source for c in neighbours(notebook, k)))
-        for sentence in sentences(cell.source):
-            found = numbers(UNSEEN.sub(" ", sentence)) - FREE
+        for sentence in sentences(UNSEEN.sub(" ", cell.source)):
+            found = numbers(sentence) - FREE
             used |= found & set(definitions)
-            lost = found - beside - set(definitions)
+            lost = found - beside - settings - set(definitions)
             if lost and not CITED.search(sentence):
                 faults.append(f"{', '.join(sorted(lost))} in: {sentence.strip()}")
     unused = set(definitions) - used
@@ -263,14 +267,14 @@ def number_faults(notebook: NotebookNode) -> list[str]:
 
 
 def sentences(markdown: str) -> list[str]:
-    """Sentences and list items; what stands in code or mathematics is never cut."""
-    hidden = re.sub(r"```.*?```|\$\$.*?\$\$", "", markdown, flags=re.DOTALL)
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z“*\[])|\n\s*\n|\n(?=[-*] |\d+\. )", hidden)
+    """Sentences and list items."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z“*\[])|\n\s*\n|\n(?=[-*] |\d+\. )", markdown)
 
 
 def numbers(text: str) -> set[str]:
     """The numbers of a text, without separators of thousands."""
-    return {re.sub(r"[,\u202f](?=\d{3})", "", found.lower()) for found in NUMBER.findall(text)}
+    text = re.sub(r"(?<=\d)[_\u202f](?=\d{3})", ",", text)
+    return {re.sub(r",(?=\d{3})", "", found.lower()) for found in NUMBER.findall(text)}
 
 
 def neighbours(notebook: NotebookNode, k: int) -> list[NotebookNode]:
