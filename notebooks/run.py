@@ -32,11 +32,10 @@ import sys
 REPOSITORY = "{repository}"  # of the package; empty until it is published
 if importlib.util.find_spec("minidalle") is None:  # a fresh Colab, say
     if not REPOSITORY:
-        raise SystemExit("minidalle is missing: run `pip install -e .` in its folder, then restart")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, "--no-deps", f"git+{{REPOSITORY}}"], check=True)  # torch, numpy stay
-    subprocess.run([*pip, "safetensors", "tokenizers>=0.20", "tqdm", "typer"], check=True)
-
+        raise SystemExit("run `pip install -e .` in the folder of pyproject.toml first")
+    install = [sys.executable, "-m", "pip", "install", "--quiet"]  # torch, numpy stay
+    subprocess.run([*install, "--no-deps", f"git+{{REPOSITORY}}"], check=True)
+    subprocess.run([*install, "safetensors", "tokenizers", "tqdm", "typer"], check=True)
 from minidalle import chapter
 
 DEVICE = chapter.begin()"""

@@ -16,6 +16,7 @@ from nbformat import NotebookNode
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 LONGEST_CELL = 15  # lines
+LONGEST_LINE = 88  # characters of code, so that a page on a laptop need not be scrolled
 LARGEST_PICTURE = 150_000  # bytes of its PNG
 LARGEST_OUTPUT = 1_500_000  # characters of a cell's HTML
 MACHINE_PATH = re.compile(r"(?<![\w.])/(work|home|root|tmp|Users|content|mnt|var)/|\b[A-Z]:\\\\?\w")
@@ -146,9 +147,11 @@ def slider_faults(notebook: NotebookNode) -> list[str]:
 
 
 def length_faults(notebook: NotebookNode) -> list[str]:
-    """Code cells are short."""
+    """Code cells are short, and so are their lines."""
     long = [c.source for c in code_cells(notebook) if len(c.source.splitlines()) > LONGEST_CELL]
-    return [f"{len(source.splitlines())} lines:\n{source}" for source in long]
+    faults = [f"{len(source.splitlines())} lines:\n{source}" for source in long]
+    lines = [line for c in code_cells(notebook) for line in c.source.splitlines()]
+    return faults + [f"{len(x)} characters: {x}" for x in lines if len(x) > LONGEST_LINE]
 
 
 def place_faults(text: str) -> list[str]:

@@ -146,6 +146,7 @@ FAULTS = {
         planted(print=code("x", new_output("display_data", {"application/widget-view+json": {}}))),
     ),
     "a long cell": ("length", "16 lines", planted(print=code("\n".join(["x = 1"] * 16)))),
+    "a long line": ("length", "90 characters", planted(print=code("x = " + "1" * 86))),
     "another title": ("header", "title", without("head", "# 3 ·", "# 4 ·")),
     "few goals": ("header", "goals", without("head", "- do that,\n")),
     "nothing before": ("header", "Before it", without("head", "**Before it.**")),

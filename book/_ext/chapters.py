@@ -42,21 +42,12 @@ def table(headings: list[str], widths: list[int], rows: list[list[nodes.Node]]) 
         for cells in lines:
             part += nodes.row("", *[nodes.entry("", cell) for cell in cells])
     group += [head, body]
-    return nodes.table("", group, classes=["wide"])
-
-
-def chapter_title(name: str) -> str | None:
-    """The first heading of a chapter's text, or None where it is not written yet."""
-    path = NOTEBOOKS / f"{name}.md"
-    if not path.exists():
-        return None
-    return next(
-        line[2:] for line in path.read_text(encoding="utf-8").splitlines() if line[:2] == "# "
-    )
+    return nodes.table("", group, classes=["wide", "colwidths-given"])
 
 
 class Chapters(SphinxDirective):
-    """The table of chapters. Body: ``NN_name: what it builds`` a line, in order."""
+    """The table of chapters. Body: ``NN_name | title | what it builds`` a line, in order. A chapter that is
+    not written yet has no link and no minutes."""
 
     has_content = True
 
@@ -65,16 +56,14 @@ class Chapters(SphinxDirective):
         self.env.note_dependency(str(NOTEBOOKS / "times.json"))
         rows = []
         for line in self.content:
-            name, _, builds = line.partition(": ")
-            title, took = chapter_title(name), times.get(name, {})
-            words = f"{int(name[:2])} · {name[3:].replace('_', ' ')}"
-            first = nodes.paragraph("", words if title is None else "")
-            if title is not None:
-                uri = self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{name}")
-                first += nodes.reference("", title, refuri=uri, internal=True)
-            last = [minutes(took.get(kind)) for kind in ("cpu", "gpu")]
-            last = ["to come", ""] if title is None else last
-            rows.append([first, *[nodes.paragraph("", words) for words in (builds, *last)]])
+            name, title, builds = (part.strip() for part in line.split("|"))
+            written = (NOTEBOOKS / f"{name}.ipynb").exists()
+            first, words = nodes.paragraph(), f"{int(name[:2])} · {title}"
+            uri = self.env.app.builder.get_relative_uri(self.env.docname, f"notebooks/{name}")
+            first += nodes.reference("", words, refuri=uri) if written else nodes.Text(words)
+            took = times.get(name, {}) if written else {}
+            cells = [builds, *(minutes(took.get(kind)) for kind in ("cpu", "gpu"))]
+            rows.append([first, *[nodes.paragraph("", cell) for cell in cells]])
         return [table(["chapter", "what it builds", "CPU", "GPU"], [30, 46, 12, 12], rows)]
 
 
