@@ -109,8 +109,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """x (B, n, D) → q, k and v in one tensor, (3, B, H, n, d_head)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
-        return qkv.contiguous()  # one copy here; else each matrix product makes its own
+        return self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
 
     def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
         """x (B, n, D) → (B, n, D), by one of `FORMS`: dense and fused take a mask (n, n), structured its
