@@ -1,8 +1,8 @@
 """The transformer: attention in three forms with one meaning, and the blocks around it.  (Chapters 6 and 7)
 
-    dense        every score, then the mask: three lines to read; `attend`, or PyTorch's fused kernel
-    structured   only the scores of blocks that the mask leaves: O(N · W) instead of O(N²)
-    cached       one new position against the keys that it sees, for decoding
+    dense        `attend`: every score, then the mask; or `attend_fused`, PyTorch's kernel
+    structured   `attend_blocks`: only the scores of blocks that the mask leaves, O(N · W) instead of O(N²)
+    cached       `attend_apart`: one new position against the keys that it sees, for decoding
 
 Paper: §2.2. Pre-LayerNorm residual blocks; attention and MLP are separate residual branches; one softmax
 over text and image keys together. Not stated by the paper, chosen by us: GELU, no weight tying.
@@ -42,15 +42,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.softmax(-1).to(v.dtype) @ v
 
 
-def attend_apart(q: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """`attend` to keys and values that lie in several places, each (2, …, m, d_head): one softmax over all of
-    them, and nothing is moved together but the scores."""
-    q = q / math.sqrt(q.shape[-1])
-    weights = torch.cat([q @ k.transpose(-2, -1) for k, _ in parts], -1).softmax(-1)
-    pieces = weights.split([k.shape[-2] for k, _ in parts], -1)
-    return sum(weight @ v for weight, (_, v) in zip(pieces, parts, strict=True))
-
-
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     """The same by PyTorch's `scaled_dot_product_attention`, which keeps no scores for the backward pass."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -69,6 +60,15 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     keys, values = gather(k, blocks.keys), gather(v, blocks.keys)
     out = attend(gather(q, blocks.queries), keys, values, blocks.allowed)
     return out.flatten(2, 3).index_select(2, blocks.places)
+
+
+def attend_apart(q: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """`attend` to keys and values that lie in several places, each (2, …, m, d_head): one softmax over all of
+    them, and nothing is moved together but the scores."""
+    q = q / math.sqrt(q.shape[-1])
+    weights = torch.cat([q @ k.transpose(-2, -1) for k, _ in parts], -1).softmax(-1)
+    pieces = weights.split([k.shape[-2] for k, _ in parts], -1)
+    return sum(weight @ v for weight, (_, v) in zip(pieces, parts, strict=True))
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -109,7 +109,7 @@ class Cache:
 
 
 def fetch(kv: Tensor, where: slice | Tensor) -> Tensor:
-    """Keys and values of some positions of (2, B, H, P + N, d_head): a slice is a view, indices are copied."""
+    """Some positions' keys and values of (2, B, H, P + N, d_head); a slice is a view, indices are copied."""
     return kv[:, :, :, where] if isinstance(where, slice) else kv.index_select(3, where)
 
 
