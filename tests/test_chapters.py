@@ -234,9 +234,7 @@ def test_definitions_are_allowed_with_a_reason_and_only_where_they_are_used():
 
 
 def test_a_machines_path_is_found():
-    assert chapters.place_faults("saved in /tmp/picture.png") and chapters.place_faults(
-        r"C:\me"
-    )
+    assert chapters.place_faults("saved in /tmp/picture.png") and chapters.place_faults(r"C:\me")
     assert not chapters.place_faults("text/plain, and/or, https://a.org/home/x")
 
 
