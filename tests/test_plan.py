@@ -326,6 +326,13 @@ def test_an_all_reduce_sends_nearly_everything_twice():
         assert found["with PowerSGD"] < found["between machines"]
 
 
+def test_checkpointing_costs_time_where_it_is_needed(papers):
+    """The paper's model needs it on 16 GB; one picture a device, at a third of a V100's peak."""
+    seconds = papers["a picture, with checkpointing"] / (125e12 * 0.33)
+    assert papers["an update"] == pytest.approx(seconds)
+    assert 1.1 < papers["a picture, with checkpointing"] / papers["a picture"] < 4 / 3
+
+
 def test_pictures_that_do_not_fit_at_once_fetch_the_weights_again(papers):
     """Eight pictures a device, one at a time: eight times the traffic inside a machine."""
     more = plan(PAPER, papers.cluster, batch=8 * 1024)
