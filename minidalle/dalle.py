@@ -42,7 +42,12 @@ class DALLEConfig:
     padding_targets: bool = False
 
     def __post_init__(self):
-        check_sizes(V=self.V, T=self.T, K=self.K, h=self.h, w=self.w)
+        check_sizes(V=self.V, T=self.T, K=self.K, h=self.h, w=self.w, kernel=self.kernel)
+        widest = 2 * max(self.h, self.w) + 1
+        if self.kernel % 2 == 0 or self.kernel > widest:
+            raise ValueError(
+                f"kernel must be odd and at most {widest} on this grid, not {self.kernel}"
+            )
 
     @property
     def N(self) -> int:

@@ -56,6 +56,13 @@ class DVAEConfig:
             raise ValueError(
                 f"input_kernel must be odd, not {self.input_kernel}; it needs a middle"
             )
+        for name, value in vars(self).items():
+            if type(value) is int and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.groups > self.size.bit_length():  # checked first: 2^groups may be beyond any memory
+            raise ValueError(
+                f"{self.groups} groups halve pictures of {self.size} pixels more often than they can"
+            )
         if self.size % self.factor:
             raise ValueError(
                 f"pictures of {self.size} pixels do not divide into cells of {self.factor}; "
