@@ -24,7 +24,6 @@ from minidalle.openai_dvae import (
     reconstruct,
 )
 
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Couldn't retrieve source code"),  # of the stand-ins
     pytest.mark.filterwarnings("ignore:TypedStorage is deprecated"),
