@@ -155,7 +155,8 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     that names file and field if one is damaged, mismatched or from a newer version. Chapter 0.
     """
     folder = find(model)
-    config = _read_config(folder / "config.json", ("tokenizer", "dvae", "dalle"))
+    file = folder / "config.json"
+    config = _read_config(file, ("tokenizer", "dvae", "dalle"))
     marks = config["fingerprints"]
     # Of the file's text: another release of the library may write the same merges another way.
     _compare(
@@ -163,15 +164,17 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     )
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
     if (V := config["dalle"].V) != tokenizer.V:
-        raise ValueError(f"{folder}: the tokenizer has {tokenizer.V} tokens, DALL·E reads {V}")
+        raise ValueError(f"{file}: the tokenizer has {tokenizer.V} tokens, field dalle.V says {V}")
     dvae = _read_model(DVAE, config["dvae"], folder / "dvae.safetensors", marks)
     dalle = _read_model(DALLE, config["dalle"], folder / "dalle.safetensors", marks)
     if (K := dvae.config.K) != dalle.config.K:
-        raise ValueError(f"{folder}: the dVAE has {K} codes, DALL·E draws {dalle.config.K}")
+        raise ValueError(f"{file}: field dvae.K says {K} codes, dalle.K {dalle.config.K}")
     if ((grid := dvae.config.grid),) * 2 != (dalle.config.h, dalle.config.w):
         h, w = dalle.config.h, dalle.config.w
-        raise ValueError(f"{folder}: the dVAE has {grid}×{grid} tokens, DALL·E draws {h}×{w}")
-    _compare(folder / "config.json", config["mark"], marks)
+        raise ValueError(
+            f"{file}: field dvae.size gives {grid}×{grid} tokens, dalle.h and dalle.w {h}×{w}"
+        )
+    _compare(file, config["mark"], marks)
     card = _read_card(folder / "README.md")
     return Bundle(config["name"], tokenizer, dvae, dalle, card).to(device or choose_device())
 
@@ -372,7 +375,8 @@ def _check_shapes(
             with torch.device("meta"):
                 shapes = {name: tuple(t.shape) for name, t in kind(config).state_dict().items()}
         except (ValueError, RuntimeError, OverflowError, TypeError) as error:
-            raise ValueError(f"{path.parent / 'config.json'}: {error}") from error
+            file = path.parent / "config.json"
+            raise ValueError(f"{file}: field {path.stem}: {error}") from error
         found = {name: tuple(t.shape) for name, t in tensors.items()}
         wrong = {name for name, _ in shapes.items() ^ found.items()}
         if not wrong:
