@@ -329,7 +329,7 @@ def _read_sizes(path: Path, part: str, content: dict) -> DVAEConfig | DALLEConfi
     try:
         return kind(**values)
     except ValueError as error:  # sizes that contradict each other
-        raise ValueError(f"{path}: field {part}: {error}") from error
+        raise ValueError(f"{path}: field {part}: {shorten(str(error), 200)}") from error
 
 
 def _field(path: Path, content: object, name: str, kind: type, prefix: str = "") -> object:
@@ -376,7 +376,8 @@ def _check_shapes(
                 shapes = {name: tuple(t.shape) for name, t in kind(config).state_dict().items()}
         except (ValueError, RuntimeError, OverflowError, TypeError) as error:
             file = path.parent / "config.json"
-            raise ValueError(f"{file}: field {path.stem}: {error}") from error
+            reason = shorten(_first_line(error), 200)
+            raise ValueError(f"{file}: field {path.stem}: {reason}") from error
         found = {name: tuple(t.shape) for name, t in tensors.items()}
         wrong = {name for name, _ in shapes.items() ^ found.items()}
         if not wrong:

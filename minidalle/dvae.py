@@ -59,6 +59,10 @@ class DVAEConfig:
         for name, value in vars(self).items():
             if type(value) is int and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.bottleneck > self.width:
+            raise ValueError(
+                f"a bottleneck of {self.bottleneck} leaves nothing of {self.width} channels"
+            )
         if self.groups > self.size.bit_length():  # checked first: 2^groups may be beyond any memory
             raise ValueError(
                 f"{self.groups} groups halve pictures of {self.size} pixels more often than they can"
