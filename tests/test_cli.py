@@ -206,7 +206,7 @@ def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "draw", "train", "examine", "world", "push", "convert", "reconstruct"]
+    "command", ["", "draw", "train", "examine", "world", "bench", "push", "convert", "reconstruct"]
 )
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""
