@@ -205,7 +205,13 @@ def on_mountain(canvas: Canvas, dx: float, dy: float) -> Spot:
     x, y = 0.3 + dx, 0.56 + dy
     pole(canvas, x, y - 0.47, y + 0.03)
     canvas.polygon([(x - 0.6, 1.1), (x, y), (x + 0.75, 1.1)], (120, 120, 140))
-    cap = [(x, y), (x + 0.2, y + 0.15), (x + 0.09, y + 0.13), (x + 0.02, y + 0.2), (x - 0.06, y + 0.13)]
+    cap = [
+        (x, y),
+        (x + 0.2, y + 0.15),
+        (x + 0.09, y + 0.13),
+        (x + 0.02, y + 0.2),
+        (x - 0.06, y + 0.13),
+    ]
     canvas.polygon([*cap, (x - 0.17, y + 0.16)], SNOW)
     return x + 0.03, y - 0.44, 0.54
 
@@ -220,7 +226,7 @@ def on_boat(canvas: Canvas, dx: float, dy: float) -> Spot:
 
 
 def on_shirt(canvas: Canvas, dx: float, dy: float) -> Spot:
-    half = [(0.12, -0.4), (0.26, -0.37), (0.48, -0.13), (0.36, 0), (0.31, -0.06), (0.31, 0.43)]
+    half = [(0.12, -0.4), (0.26, -0.37), (0.45, -0.12), (0.35, 0), (0.31, -0.06), (0.31, 0.43)]
     points = half + [(-u, v) for u, v in half[::-1]]
     shirt = [(0.5 + dx + u, 0.5 + dy + v) for u, v in points]
     canvas.polygon(shirt, (165, 175, 190))

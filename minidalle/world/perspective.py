@@ -103,7 +103,10 @@ class Perspective(Family):
         for noun in SOLID_WORDS.get(s["solid"], (s["solid"],)):
             words = {
                 "solid": (f"{s['colour']} {noun}",),
-                "wireframe": (f"{s['colour']} wireframe {noun}", f"wireframe of a {s['colour']} {noun}"),
+                "wireframe": (
+                    f"{s['colour']} wireframe {noun}",
+                    f"wireframe of a {s['colour']} {noun}",
+                ),
                 "glass": (f"{s['colour']} glass {noun}", f"{noun} of {s['colour']} glass"),
                 "cartoon": (f"{s['colour']} cartoon {noun}", f"cartoon of a {s['colour']} {noun}"),
             }

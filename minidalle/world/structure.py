@@ -11,7 +11,18 @@ import numpy as np
 from PIL import Image
 
 from .base import Family, Scene, Slots
-from .canvas import BACKGROUNDS, PALETTE, Canvas, Colour, Points, ellipse, mix, moved, outline, rectangle
+from .canvas import (
+    BACKGROUNDS,
+    PALETTE,
+    Canvas,
+    Colour,
+    Points,
+    ellipse,
+    mix,
+    moved,
+    outline,
+    rectangle,
+)
 
 VIEWS = ("outside", "cross-section", "close-up")
 CLOTHS = ("none", "red", "yellow", "green", "blue", "purple", "pink")
@@ -22,7 +33,11 @@ WHOLE_WORDS = {
     "outside": ("the outside of {a}", "{a}, seen whole"),
     "cross-section": ("a cross-section of {a}", "the inside of {a}", "{a} cut in half"),
 }
-SKIN_WORDS = ("a close-up of {name} skin", "{name} skin, seen up close", "a macro photo of {name} skin")
+SKIN_WORDS = (
+    "a close-up of {name} skin",
+    "{name} skin, seen up close",
+    "a macro photo of {name} skin",
+)
 CLOTH_WORDS = ("{view} on a {colour} table", "{view} on a {colour} tablecloth")
 LENS_WORDS = ("{view} under a {colour} magnifying glass", "{view} through a {colour} lens")
 
@@ -151,12 +166,17 @@ def spots(reach: float, step: float) -> Points:
 def whole_kiwi(canvas: Canvas, x: float, y: float) -> None:
     canvas.polygon(ellipse(x, y, 0.38, 0.29), (135, 100, 60))
     for u, v in spots(0.32, 0.13):
-        canvas.line([(x + u, y + 0.75 * v), (x + u + 0.03, y + 0.75 * v + 0.03)], (95, 65, 35), 0.014)
+        canvas.line(
+            [(x + u, y + 0.75 * v), (x + u + 0.03, y + 0.75 * v + 0.03)], (95, 65, 35), 0.014
+        )
     canvas.polygon(ellipse(x + 0.36, y, 0.035, 0.05), (85, 60, 35))
 
 
 HEART = [
-    (0.38 * math.sin(a) * (1 - 0.22 * math.cos(a)), -0.36 * math.cos(a) + 0.07 * math.sin(a) ** 2 - 0.02)
+    (
+        0.38 * math.sin(a) * (1 - 0.22 * math.cos(a)),
+        -0.36 * math.cos(a) + 0.07 * math.sin(a) ** 2 - 0.02,
+    )
     for a in (2 * math.pi * k / 40 for k in range(40))
 ]
 BERRY = [(0.95 * u * (1 - 0.5 * max(0, v + 0.05) / 0.4), v) for u, v in HEART]
@@ -205,10 +225,21 @@ def whole_avocado(canvas: Canvas, x: float, y: float) -> None:
 
 def whole_dragon_fruit(canvas: Canvas, x: float, y: float) -> None:
     pink, green = (225, 45, 120), (120, 190, 70)
-    for u, v in [(-0.3, -0.2), (0.3, -0.2), (-0.38, 0.05), (0.38, 0.05), (-0.12, -0.4), (0.12, -0.4)]:
+    for u, v in [
+        (-0.3, -0.2),
+        (0.3, -0.2),
+        (-0.38, 0.05),
+        (0.38, 0.05),
+        (-0.12, -0.4),
+        (0.12, -0.4),
+    ]:
         base = 0.55
         canvas.polygon(
-            [(x + u, y + v), (x + base * u + 0.06, y + v + 0.14), (x + base * u - 0.06, y + v + 0.1)],
+            [
+                (x + u, y + v),
+                (x + base * u + 0.06, y + v + 0.14),
+                (x + base * u - 0.06, y + v + 0.1),
+            ],
             green,
         )
     canvas.polygon(ellipse(x, y + 0.03, 0.29, 0.34), pink)
@@ -432,9 +463,7 @@ def skin_pumpkin(canvas: Canvas) -> None:
     for k in range(3):
         u = (k + 0.5) / 3
         canvas.polygon([(u - 0.05, 0), (u + 0.05, 0), (u + 0.05, 1), (u - 0.05, 1)], (190, 85, 10))
-        canvas.polygon(
-            [(u - 0.17, 0), (u - 0.12, 0), (u - 0.12, 1), (u - 0.17, 1)], (252, 165, 75)
-        )
+        canvas.polygon([(u - 0.17, 0), (u - 0.12, 0), (u - 0.12, 1), (u - 0.17, 1)], (252, 165, 75))
 
 
 def skin_onion(canvas: Canvas) -> None:
