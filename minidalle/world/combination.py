@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .base import Family, Scene, Slots
-from .canvas import BACKGROUNDS, Canvas, Points, ellipse, moved, outline, rectangle
+from .canvas import BACKGROUNDS, Canvas, Points, ellipse, moved, rectangle
 
 NUDGES = 4
 EDGE = (60, 50, 50)
