@@ -29,14 +29,13 @@ LENS_WORDS = ("{view} under a {colour} magnifying glass", "{view} through a {col
 
 
 class Structure(Family):
-    """Slot "colour" is that of the table, or of the magnifying glass's frame in a close-up."""
+    """Slot "colour" is that of the table, or of the magnifying glass in a close-up.
+
+    Views of fruits are never held out: nobody can draw the inside of what they have only seen outside.
+    """
 
     name = "structure"
-    slots = {
-        "view": VIEWS,
-        "fruit": tuple(FRUITS),
-        "colour": COLOURS,
-    }
+    slots = {"view": VIEWS, "fruit": tuple(FRUITS), "colour": COLOURS}
     held_out = (
         ("watermelon", "blue"),
         ("orange", "green"),
@@ -47,7 +46,7 @@ class Structure(Family):
         ("dragon fruit", "green"),
         ("pineapple", "blue"),
         ("pumpkin", "purple"),
-        ("onion", "yellow"),
+        ("onion", "none"),
     )
 
     def is_held_out(self, slots: Slots) -> bool:
@@ -55,6 +54,8 @@ class Structure(Family):
 
     def sample(self, rng: random.Random) -> Scene:
         slots = {slot: rng.choice(values) for slot, values in self.slots.items()}
+        # A third has neither table nor frame: the shortest captions.
+        slots["colour"] = "none" if rng.random() < 0.25 else slots["colour"]
         nudges = rng.randint(-NUDGES, NUDGES), rng.randint(-NUDGES, NUDGES)
         return Scene(self.name, slots, (rng.randrange(len(BACKGROUNDS)), *nudges))
 
