@@ -117,8 +117,8 @@ LOCKED = {
     "geography": ("d53fcb5a37d37afc", "653588f7f5957d05", "6c0409fa3df414ee", "9c6fa2cec6f7ffa9"),
     "lettering": ("7aed52bf15e27f3d", "bc2647ab7fc7f7a0", "5c62fe3680e6ef61", "3b3500695d136902"),
     "objects": ("317faba433d04ee4", "257adfcdc2996d2a", "8b01aa7db549e376", "9778d82c98409652"),
-    "perspective": ("cc2248ad19307dbc", "a0dfa6f2ad3bda65", "6368b0b437295472", "3e901eaf1b0e2d69"),
-    "structure": ("69519162b3ed6d1b", "180eb52b27bc303e", "8bd30127df3f1918", "f1a428773fd8500a"),
+    "perspective": ("3440417e2aea4a07", "54db39ecde188802", "fa79c118f9607a24", "515cac968f345872"),
+    "structure": ("79c1579ee0095b01", "c913082d609bc8b5", "c7d5fb3522d18add", "d024614877fafa6a"),
 }
 
 
@@ -315,7 +315,7 @@ def test_captions_vary_and_are_clean(name):
         assert len(set(captions)) == len(captions) >= 2
         for caption in captions:
             assert caption == caption.lower().strip() and "  " not in caption
-            assert not re.search(r"\ba [aeiou]", caption), caption
+            assert not re.search(r"\ba (?!uni)[aeiou]", caption), caption
             assert not re.search(r"\ban [^aeiou]", caption), caption
 
 

@@ -141,7 +141,7 @@ def paint_wires(canvas: Canvas, faces: list[Face], colour: Colour) -> None:
 
 def paint_glass(canvas: Canvas, faces: list[Face], colour: Colour) -> None:
     """Hidden faces shine through the visible ones."""
-    tint = mix(colour, (255, 255, 255), 0.3)
+    tint = mix(colour, (255, 255, 255), 0.15)
     for face in faces:
         if not face.visible:
             canvas.polygon(face.points, lit(tint, 0.6 * face.light))

@@ -16,12 +16,12 @@ COLOURS = ("none", "red", "yellow", "green", "blue", "purple", "pink")
 NUDGES = 4
 
 WHOLE_WORDS = {
-    "outside": ("the outside of {a}", "{a}, seen whole"),
+    "outside": ("the outside of {a}", "{a} seen from outside"),
     "cross-section": ("a cross-section of {a}", "the inside of {a}", "{a} cut in half"),
 }
 SKIN_WORDS = (
     "a close-up of {name} skin",
-    "{name} skin, seen up close",
+    "{name} skin seen up close",
     "a macro photo of {name} skin",
 )
 TABLE_WORDS = ("{view} on a {colour} table", "{view} on a {colour} tablecloth")
