@@ -1,22 +1,32 @@
 """The transformer: attention in three forms with one meaning, and the blocks around it.  (Chapters 6 and 7)
 
-    dense        every score, then the mask: three lines to read, and the fastest for short streams
-    structured   only the scores of blocks that the mask leaves: O(N · W) instead of O(N²)
-    cached       one new position against the keys that it sees, for decoding
+    dense        `attend`: every score, then the mask; or `attend_fused`, PyTorch's kernel
+    structured   `attend_blocks`: only the scores of blocks that the mask leaves, O(N · W) instead of O(N²)
+    cached       `attend_apart`: one new position against the keys that it sees, for decoding
 
 Paper: §2.2. Pre-LayerNorm residual blocks; attention and MLP are separate residual branches; one softmax
 over text and image keys together. Not stated by the paper, chosen by us: GELU, no weight tying.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .device import choose_attention
-from .masks import Blocks, check_sizes, layer_schedule, stream_blocks, stream_mask, visible_keys
+from .masks import (
+    Blocks,
+    check_kind,
+    check_sizes,
+    layer_schedule,
+    stream_blocks,
+    stream_mask,
+    visible_keys,
+)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -32,6 +42,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.softmax(-1).to(v.dtype) @ v
 
 
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The same by PyTorch's `scaled_dot_product_attention`, which keeps no scores for the backward pass."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     """The same over the blocks of a mask: q, k and v (B, H, P + N, d_head) → (B, H, P + N, d_head).
 
@@ -39,24 +54,41 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     (B, H, P + N, P + N).
     """
 
-    def fetch(x: Tensor, positions: Tensor) -> Tensor:
+    def gather(x: Tensor, positions: Tensor) -> Tensor:
         return x.index_select(2, positions.flatten()).unflatten(2, positions.shape)
 
-    keys, values = fetch(k, blocks.keys), fetch(v, blocks.keys)
-    out = attend(fetch(q, blocks.queries), keys, values, blocks.allowed)
+    keys, values = gather(k, blocks.keys), gather(v, blocks.keys)
+    out = attend(gather(q, blocks.queries), keys, values, blocks.allowed)
     return out.flatten(2, 3).index_select(2, blocks.places)
+
+
+def attend_apart(q: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """`attend` to keys and values that lie in several places, each (2, …, m, d_head): one softmax over all of
+    them, and nothing is moved together but the scores."""
+    q = q / math.sqrt(q.shape[-1])
+    weights = torch.cat([q @ k.transpose(-2, -1) for k, _ in parts], -1).softmax(-1)
+    pieces = weights.split([k.shape[-2] for k, _ in parts], -1)
+    return sum(weight @ v for weight, (_, v) in zip(pieces, parts, strict=True))
+
+
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "dense": attend,
+    "fused": attend_fused,
+    "structured": attend_blocks,
+}
 
 
 @lru_cache(maxsize=64)
 def geometry(form: str, kind: str, prefix: int, h: int, w: int, kernel: int, device: torch.device):
-    """What a form of attention needs to know of a mask, made once for a device: the mask itself (dense),
-    its `Blocks` (structured), or the visible keys of every image position (cached)."""
+    """What a form of attention needs to know of a mask, made once for a device: its `Blocks` (structured),
+    the visible keys of every image position (cached), or the mask itself."""
     with torch.inference_mode(False):  # else what sampling makes first could not be trained with
-        if form == "dense":
+        if form in ("dense", "fused"):
             return stream_mask(kind, prefix, h, w, kernel).to(device)
         if form == "structured":
             return Blocks(*(x.to(device) for x in stream_blocks(kind, prefix, h, w, kernel)))
-        return [x.to(device) for x in visible_keys(kind, prefix, h, w, kernel)]
+        where = visible_keys(kind, prefix, h, w, kernel)
+        return [each if isinstance(each, slice) else each.to(device) for each in where]
 
 
 @dataclass
@@ -76,6 +108,11 @@ class Cache:
         return Cache([torch.cat(pair, 1) for pair in pairs], self.length)
 
 
+def fetch(kv: Tensor, where: slice | Tensor) -> Tensor:
+    """Some positions' keys and values of (2, B, H, P + N, d_head); a slice is a view, indices are copied."""
+    return kv[:, :, :, where] if isinstance(where, slice) else kv.index_select(3, where)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; the caller says which keys each query may see."""
 
@@ -89,22 +126,24 @@ class Attention(nn.Module):
         """x (B, n, D) → q, k and v in one tensor, (3, B, H, n, d_head)."""
         return self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x: Tensor, mask: Tensor | Blocks) -> Tensor:
-        """x (B, n, D) → (B, n, D), by the dense form for a mask (n, n), the structured one for `Blocks`."""
+    def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
+        """x (B, n, D) → (B, n, D), by one of `FORMS`: dense and fused take a mask (n, n), structured its
+        `Blocks`."""
         q, k, v = self.heads(x)
-        form = attend_blocks if isinstance(mask, Blocks) else attend
-        return self.out(form(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(FORMS[form](q, k, v, mask).transpose(1, 2).flatten(2))
 
     def extend(
-        self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
+        self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
     ) -> Tensor:
         """n new positions (B, n, D) from ``start`` on: writes their keys and values into kv
-        (2, B, H, P + N, d_head), then attends to the positions ``keys`` alone, under a mask (n, m)."""
+        (2, B, H, P + N, d_head), then attends to the positions ``where`` alone, slices or indices of them.
+        With a mask (n, m) that is a single slice."""
         q, k, v = self.heads(x)
         kv[0, :, :, start : start + x.shape[1]] = k
         kv[1, :, :, start : start + x.shape[1]] = v
-        k, v = kv.index_select(3, keys)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        parts = [fetch(kv, each) for each in where]
+        out = attend_apart(q, parts) if mask is None else attend(q, *parts[0], mask)
+        return self.out(out.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
@@ -117,14 +156,14 @@ class Layer(nn.Module):
         self.mlp_norm = nn.LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
 
-    def forward(self, x: Tensor, mask: Tensor | Blocks) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask, form)
         return x + self.mlp(self.mlp_norm(x))
 
     def extend(
-        self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
+        self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
     ) -> Tensor:
-        x = x + self.attention.extend(self.attention_norm(x), kv, start, mask, keys)
+        x = x + self.attention.extend(self.attention_norm(x), kv, start, where, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -147,6 +186,8 @@ class TransformerConfig:
 
     def __post_init__(self):
         check_sizes(prefix=self.prefix, h=self.h, w=self.w, D=self.D, H=self.H, L=self.L)
+        for kind in self.kinds or ("convolution",):
+            check_kind(kind, self.kernel)
         if self.D % self.H:
             raise ValueError(f"the width {self.D} does not divide into {self.H} heads")
         if self.kinds and len(self.kinds) != self.L:
@@ -161,11 +202,15 @@ class TransformerConfig:
 class Transformer(nn.Module):
     """L layers over the stream of P + N positions, each with the mask of its kind.
 
-    form: "dense" or "structured", or None for the one that is faster on the device (`choose_attention`).
+    form: one of `FORMS`, or None for the one that is fastest on the device (`choose_attention`).
     """
 
     def __init__(self, config: TransformerConfig, form: str | None = None):
         super().__init__()
+        if form not in (None, *FORMS):
+            raise ValueError(
+                f"unknown form of attention {form!r}; choose one of {', '.join(FORMS)}"
+            )
         c = self.config = config
         self.form = form
         self.kinds = c.kinds or layer_schedule(c.L)
@@ -190,7 +235,7 @@ class Transformer(nn.Module):
             raise ValueError(f"the stream must have shape (B, {c.length}, {c.D}), not {shape}")
         form = self.form or choose_attention(x.device, c.length)[0]
         for layer, mask in zip(self.layers, self.geometry(form, x.device), strict=True):
-            x = layer(x, mask)
+            x = layer(x, mask, form)
         return self.norm(x)
 
     def new_cache(self, B: int) -> Cache:
@@ -205,17 +250,22 @@ class Transformer(nn.Module):
         Equal to `forward` on the whole stream, at the cost of the new positions alone; a single image
         position fetches only the keys that its mask allows. Raises ValueError when the stream is full.
         """
-        c, start, end = self.config, cache.length, cache.length + x.shape[1]
+        c, start = self.config, cache.length
+        shape, streams = tuple(x.shape), cache.layers[0].shape[1]
+        if x.ndim != 3 or (x.shape[0], x.shape[2]) != (streams, c.D):
+            raise ValueError(f"new positions must have shape ({streams}, n, {c.D}), not {shape}")
+        end = start + x.shape[1]
         if end > c.length:
             room = c.length - start
             raise ValueError(f"{x.shape[1]} new positions, but the stream has room for {room}")
         if x.shape[1] == 1 and start >= c.prefix:
-            each = [keys[start - c.prefix] for keys in self.geometry("cached", x.device)]
+            text = slice(0, c.prefix)
+            each = [(text, keys[start - c.prefix]) for keys in self.geometry("cached", x.device)]
             masks = [None] * c.L
         else:
-            each = [torch.arange(end, device=x.device)] * c.L
+            each = [(slice(0, end),)] * c.L
             masks = [mask[start:end, :end] for mask in self.geometry("dense", x.device)]
-        for layer, kv, mask, keys in zip(self.layers, cache.layers, masks, each, strict=True):
-            x = layer.extend(x, kv, start, mask, keys)
+        for layer, kv, where, mask in zip(self.layers, cache.layers, each, masks, strict=True):
+            x = layer.extend(x, kv, start, where, mask)
         cache.length = end
         return self.norm(x)
