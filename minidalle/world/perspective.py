@@ -120,8 +120,7 @@ class Perspective(Family):
         canvas = Canvas(size, BACKGROUNDS[background])
         x, y = 0.5 + 0.008 * dx, 0.5 + 0.008 * dy
         faces = [placed(face, x, y) for face in seen(s["solid"], s["view"])]
-        paint = {"solid": paint_solid, "wireframe": paint_wires, "glass": paint_glass}
-        paint.get(s["style"], paint_cartoon)(canvas, faces, PALETTE[s["colour"]])
+        PAINT[s["style"]](canvas, faces, PALETTE[s["colour"]])
         return canvas.picture()
 
 
@@ -163,6 +162,14 @@ def paint_cartoon(canvas: Canvas, faces: list[Face], colour: Colour) -> None:
         if face.visible:
             canvas.polygon(face.points, lit(colour, face.light))
             draw_edges(canvas, face, INK, 0.04)
+
+
+PAINT = {
+    "solid": paint_solid,
+    "wireframe": paint_wires,
+    "glass": paint_glass,
+    "cartoon": paint_cartoon,
+}
 
 
 def draw_edges(canvas: Canvas, face: Face, colour: Colour, width: float) -> None:
