@@ -70,6 +70,14 @@ class Canvas:
         for x, y in pixels:
             self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
+    def filled(self, parts: list[Points], texture: Image.Image) -> None:
+        """Fill polygons with what another canvas of the same size shows at their places."""
+        mask = Image.new("1", self.image.size)
+        pen = ImageDraw.Draw(mask)
+        for points in parts:
+            pen.polygon(self._pixels(points), fill=1)
+        self.image.paste(texture, mask=mask)
+
     def shape(self, shape: str, x: float, y: float, r: float, fill: Colour, pattern: str = "plain"):
         """Draw one of ``SHAPES`` around (x, y) with radius r: plain, striped or dotted."""
         self.polygon(outline(shape, x, y, r), fill)
@@ -109,6 +117,16 @@ class Canvas:
 def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
     """The corners of an upright rectangle."""
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
+
+
+def ellipse(x: float, y: float, across: float, down: float, corners: int = 40) -> Points:
+    """An ellipse around (x, y), given by its half axes."""
+    return [(x + across * u, y + down * v) for u, v in _turned([1.0] * corners)]
+
+
+def moved(points: Points, x: float, y: float, scale: float = 1.0) -> Points:
+    """Points around (0, 0), enlarged by ``scale``, then carried to (x, y)."""
+    return [(x + scale * u, y + scale * v) for u, v in points]
 
 
 def _turned(radii: list[float]) -> Points:
