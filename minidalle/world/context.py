@@ -248,7 +248,7 @@ def flakes(sky: Place, drift: float) -> None:
 def low_sun(sky: Place, drift: float) -> None:
     sky.polygon(rectangle(0, 0, 1, 0.2), (190, 84, 110))
     sky.polygon(rectangle(0, 0.2, 1, 0.4), (236, 118, 88))
-    sky.oval(0.5 - 3 * drift, 0.68, 0.2, 0.2, (255, 230, 120))
+    sky.oval(0.86 + drift, 0.66, 0.2, 0.2, (255, 230, 120))
 
 
 def bands(sky: Place, drift: float) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .base import Family, Scene, Slots
 from .canvas import BACKGROUNDS, PALETTE, Canvas, Colour, Place, arc, mix, rectangle
+from .creatures import an
 
 HOURS = tuple("one two three four five six seven eight nine ten eleven twelve".split())
 DECADE_WORDS = {
@@ -76,24 +77,19 @@ class Time(Family):
     def captions(self, scene: Scene) -> list[str]:
         s = scene.slots
         colour = s.get("colour", "")
-        a = "an" if colour == "orange" else "a"
         if s["thing"] == "clock":
+            clock = an(f"{colour} clock".strip())
             hours = (s["hour"], str(HOURS.index(s["hour"]) + 1))
-            patterns = (
-                "{a} {colour} clock at {h} o'clock",
-                "{a} {colour} clock that shows {h} o'clock",
-            )
-            phrases = [p.format(a=a, colour=colour, h=h) for p in patterns for h in hours]
-        elif s["thing"] == "tree":
-            pots = (f" in {a} {colour} pot", f" growing in {a} {colour} pot") if colour else ("",)
-            phrases = [f"a tree{pot} {when}" for when in SEASON_WORDS[s["season"]] for pot in pots]
-        else:
-            phrases = [
-                f"{a} {colour} {noun} {when}"
-                for when in DECADE_WORDS[s["decade"]]
-                for noun in MACHINE_WORDS[s["thing"]]
-            ]
-        return [" ".join(phrase.split()) for phrase in phrases]
+            patterns = ("{} at {} o'clock", "{} that shows {} o'clock", "{} saying {} o'clock")
+            return [pattern.format(clock, hour) for pattern in patterns for hour in hours]
+        if s["thing"] == "tree":
+            seasons = SEASON_WORDS[s["season"]]
+            if not colour:
+                return [f"a tree {season}" for season in seasons]
+            pots = (f"in {an(colour)} pot", f"growing in {an(colour)} pot")
+            return [f"a tree {pot} {season}" for season in seasons for pot in pots]
+        nouns = [an(f"{colour} {noun}".strip()) for noun in MACHINE_WORDS[s["thing"]]]
+        return [f"{noun} {decade}" for decade in DECADE_WORDS[s["decade"]] for noun in nouns]
 
     def draw(self, scene: Scene, size: int) -> np.ndarray:
         background, dx, dy = scene.layout

@@ -12,6 +12,7 @@ import numpy as np
 
 from .base import Family, Scene, Slots
 from .canvas import PALETTE, Canvas, Colour, Place, arc, mix, outline, rectangle
+from .creatures import an
 
 SUBJECT_WORDS = {
     "cat": ("cat",),
@@ -40,6 +41,7 @@ PHRASINGS = (
 BACKGROUNDS: tuple[Colour, ...] = ((222, 232, 240), (240, 232, 214), (220, 236, 218))
 PAPER, NIGHT, FRAME = (252, 252, 250), (46, 56, 124), (120, 78, 44)
 DARK, WHITE, PALE, STEM = (44, 36, 46), (252, 252, 252), (210, 228, 240), (66, 130, 60)
+RADIUS = 0.19
 SHIFTS, LIFTS = 6, 2
 
 
@@ -75,9 +77,8 @@ class Translation(Family):
 
     def captions(self, scene: Scene) -> list[str]:
         s = scene.slots
-        a_colour = f"{'an' if s['colour'] == 'orange' else 'a'} {s['colour']}"
         return [
-            phrasing.format(colour=s["colour"], a_colour=a_colour, noun=noun, change=change)
+            phrasing.format(colour=s["colour"], a_colour=an(s["colour"]), noun=noun, change=change)
             for phrasing in PHRASINGS
             for noun in SUBJECT_WORDS[s["subject"]]
             for change in (words.format(s.get("new colour")) for words in CHANGE_WORDS[s["change"]])
@@ -89,11 +90,11 @@ class Translation(Family):
         subject, fill, plain = DRAWINGS[s["subject"]], PALETTE[s["colour"]], BACKGROUNDS[background]
         x, y = 0.5 + 0.028 * shift, 0.25 + 0.01 * lift
         canvas = Canvas(size, plain)
-        subject(Place(canvas, x, y, 0.2), fill)
+        subject(Place(canvas, x, y, RADIUS), fill)
         canvas.polygon(rectangle(0, 0.5, 1, 1), plain)
         fill = PALETTE[s["new colour"]] if s["change"] == "recoloured" else fill
-        CHANGES[s["change"]](canvas, subject, x, y + 0.51, fill)
-        canvas.polygon(rectangle(0, 0.5, 1, 0.515), (130, 132, 140))
+        CHANGES[s["change"]](canvas, subject, x, y + 0.5, fill)
+        canvas.polygon(rectangle(0, 0.5, 1, 0.51), (130, 132, 140))
         return canvas.picture()
 
 
@@ -104,7 +105,7 @@ Drawing = Callable[[Place, Colour], None]
 
 def cat(place: Place, fill: Colour) -> None:
     place.line([(0.4, 0.85), (0.85, 0.75), (0.95, 0.2)], fill, 0.24)
-    place.oval(0, 0.55, 0.52, 0.5, fill)
+    place.oval(0, 0.52, 0.54, 0.48, fill)
     for side in (-1, 1):
         place.polygon([(side * 0.66, -1), (side * 0.68, -0.3), (side * 0.1, -0.7)], fill)
     place.oval(0, -0.3, 0.72, 0.52, fill)
@@ -160,8 +161,8 @@ def flower(place: Place, fill: Colour) -> None:
     for side in (-1, 1):
         place.oval(side * 0.38, 0.6, 0.36, 0.15, STEM, -side * 30)
     for u, v in ((0, -0.42), (0.4, -0.13), (0.25, 0.34), (-0.25, 0.34), (-0.4, -0.13)):
-        place.oval(u, v - 0.4, 0.3, 0.3, fill)
-    place.oval(0, -0.4, 0.24, 0.24, DARK)
+        place.oval(u, v - 0.34, 0.28, 0.28, fill)
+    place.oval(0, -0.34, 0.22, 0.22, DARK)
 
 
 def boat(place: Place, fill: Colour) -> None:
@@ -187,15 +188,15 @@ DRAWINGS: dict[str, Drawing] = {
 
 def sketch(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
     canvas.polygon(rectangle(0, 0.5, 1, 1), PAPER)
-    subject(Place(canvas, x, y, 0.2, paper=PAPER), fill)
+    subject(Place(canvas, x, y, RADIUS, paper=PAPER), fill)
 
 
 def upside_down(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
-    subject(Place(canvas, x, y, 0.2, flip=True), fill)
+    subject(Place(canvas, x, y, RADIUS, flip=True), fill)
 
 
 def recoloured(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
-    subject(Place(canvas, x, y, 0.2), fill)
+    subject(Place(canvas, x, y, RADIUS), fill)
 
 
 def night(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
@@ -206,16 +207,16 @@ def night(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) ->
     sky = Place(canvas, 0, 0, 1)
     sky.oval(moon, 0.64, 0.08, 0.08, (250, 236, 170))
     sky.oval(moon - 0.04, 0.62, 0.065, 0.065, NIGHT)
-    subject(Place(canvas, x, y, 0.2, tint=NIGHT, share=0.12), fill)
+    subject(Place(canvas, x, y, RADIUS, tint=NIGHT, share=0.12), fill)
 
 
 def tiny(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
-    subject(Place(canvas, x, y + 0.08, 0.1), fill)
+    subject(Place(canvas, x, y + 0.08, RADIUS / 2), fill)
 
 
 def twice(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
     for side in (-1, 1):
-        subject(Place(canvas, 0.5 + (x - 0.5) / 6 + 0.24 * side, y, 0.2), fill)
+        subject(Place(canvas, 0.5 + (x - 0.5) / 6 + 0.24 * side, y, RADIUS), fill)
 
 
 def framed(canvas: Canvas, subject: Drawing, x: float, y: float, fill: Colour) -> None:
