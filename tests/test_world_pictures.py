@@ -338,6 +338,22 @@ def test_the_short_hand_points_at_the_hour(hour, size):
         assert abs(wrong) < 12 and math.hypot(across, up) > 0.03 * size
 
 
+@pytest.mark.parametrize("colour", FAMILIES["time"].slots["colour"])
+def test_clocks_machines_and_pots_have_their_colour(colour):
+    """Told with it they show it, and more of it than when told without."""
+    things = [{"thing": "clock", "hour": "two"}]
+    things += [{"thing": "tree", "season": each} for each in FAMILIES["time"].slots["season"]]
+    things += [
+        {"thing": thing, "decade": decade}
+        for thing in ("telephone", "car", "music player")
+        for decade in FAMILIES["time"].slots["decade"]
+    ]
+    for facts in things:
+        told, untold = draw("time", colour=colour, **facts), draw("time", **facts)
+        more = shows(told, PALETTE[colour], 2).sum() - shows(untold, PALETTE[colour], 2).sum()
+        assert more > 60, facts
+
+
 def test_trees_wear_their_season():
     """Leaves of the season's colour; in winter none, and snow."""
     for season, (leaves, _) in CROWNS.items():
