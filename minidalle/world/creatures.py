@@ -329,8 +329,8 @@ def crown(place: Place, fill: Colour) -> None:
 
 def bow_tie(place: Place, fill: Colour) -> None:
     for side in (-1, 1):
-        place.polygon([(0, 1.12), (side * 0.6, 0.85), (side * 0.6, 1.4)], fill)
-    place.oval(0, 1.12, 0.17, 0.17, mix(fill, INK, 0.4))
+        place.polygon([(0, 1.12), (side * 0.75, 0.78), (side * 0.75, 1.48)], fill)
+    place.oval(0, 1.12, 0.2, 0.2, mix(fill, INK, 0.4))
 
 
 WEAR = {"scarf": scarf, "hat": hat, "crown": crown, "bow tie": bow_tie}
