@@ -188,6 +188,14 @@ def test_windows_are_lit_at_night_and_not_by_day():
         assert lit["sunshine"].sum() == lit["rain"].sum() == lit["winter"].sum() == 0, subject
 
 
+@pytest.mark.parametrize("setting", SKIES)
+def test_no_light_swallows_the_subject(setting):
+    """A red and a pale house, car, boat, … can be told apart under every sky."""
+    for subject in set(FAMILIES["context"].slots["subject"]) - {"tree"}:
+        tones = [draw("context", 64, (0, 0, k), subject=subject, setting=setting) for k in (0, 2)]
+        assert np.abs(tones[0] - tones[1]).max(-1).max() > 20, subject
+
+
 # ------------------------------------------------------------------------------------------- creatures
 
 
@@ -219,6 +227,15 @@ def test_a_mood_changes_the_face_and_nothing_else(animal):
     for mood in FAMILIES["creatures"].slots["mood"][1:]:
         other = draw("creatures", animal=animal, mood=mood, worn="nothing", part="own")
         assert (calm[:48] != other[:48]).any() and (calm[52:] == other[52:]).all(), mood
+
+
+@pytest.mark.parametrize("animal", FAMILIES["creatures"].slots["animal"])
+def test_eyes_and_brows_alone_tell_the_mood(animal):
+    """Above the nose, any two moods differ in ten pixels or more."""
+    moods = FAMILIES["creatures"].slots["mood"]
+    faces = [draw("creatures", animal=animal, mood=m, worn="nothing", part="own") for m in moods]
+    for one, two in itertools.combinations(faces, 2):
+        assert (np.abs(one - two)[:35].max(-1) > 60).sum() >= 10
 
 
 # ----------------------------------------------------------------------------------------- translation
