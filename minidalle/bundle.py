@@ -6,7 +6,6 @@ Weights are stored in 16 bit and computed with in 32 bit. config.json carries a 
 that parts of different trainings cannot be mixed. Nothing is ever unpickled.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,7 +21,7 @@ from .dalle import DALLE, DALLEConfig
 from .data import to_float, to_uint8
 from .device import choose_device
 from .dvae import DVAE, DVAEConfig
-from .files import fingerprint, write_atomically, write_json
+from .files import fingerprint, text_fingerprint, write_atomically, write_json
 from .generate import Sampling, generate
 from .show import Drawing
 from .tokenizer import Tokenizer
@@ -105,8 +104,8 @@ class Bundle:
             "name": self.name,
             **sizes,
             "fingerprints": {
-                "config": _text_fingerprint(json.dumps(sizes)),
-                "tokenizer": _text_fingerprint(tokenizer),
+                "config": text_fingerprint(json.dumps(sizes)),
+                "tokenizer": text_fingerprint(tokenizer),
                 **{part: fingerprint(tensors) for part, tensors in parts.items()},
             },
         }
@@ -124,7 +123,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     config = _read_config(folder / "config.json")
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
     # Of the file's text: another release of the library may write the same merges another way.
-    mark = _text_fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    mark = text_fingerprint((folder / "tokenizer.json").read_text(encoding="utf-8"))
     _compare(folder / "tokenizer.json", mark, config["fingerprints"]["tokenizer"])
     if (V := config["dalle"].V) != tokenizer.V:
         raise ValueError(f"{folder}: the tokenizer has {tokenizer.V} tokens, DALL·E reads {V}")
@@ -172,7 +171,7 @@ def _read_config(path: Path) -> dict:
             raise ValueError(
                 f"{path}: format {config['format']} is newer than {FORMAT}; update minidalle"
             )
-        config["mark"] = _text_fingerprint(json.dumps({k: config[k] for k in ("dvae", "dalle")}))
+        config["mark"] = text_fingerprint(json.dumps({k: config[k] for k in ("dvae", "dalle")}))
         for name, kind in (("dvae", DVAEConfig), ("dalle", DALLEConfig)):
             unknown = set(config[name]) - {field.name for field in fields(kind)}
             if unknown:
@@ -216,7 +215,3 @@ def _compare(path: Path, found: str, expected: str) -> None:
 
 def _half(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: t.detach().cpu().half().contiguous() for name, t in module.state_dict().items()}
-
-
-def _text_fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -13,49 +13,63 @@ from .dalle import DALLEConfig
 from .dvae import DVAEConfig
 
 
-@dataclass(frozen=True)
-class DVAETraining:
-    """Stage 1. Learning rate, τ and β follow half cosines (`schedules.cosine`) of the step.
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What the loop reads, of every stage.
 
-    Paper (appendix A.2): 3M steps of 512, lr 1e-4 → 1.25e-6 over 1.2M, τ 1 → 1/16 over 150k, β 0 → 6.6 over
-    5k, average 0.999, no balance term.
-
-    lr: AdamW's, after ``warmup`` steps; falls to a hundredth. tau: first and last temperature; reached after
-    ``tau_share`` of the steps. beta: KL weight on the paper's scale, reached after ``beta_share``.
-    balance: weight of the marginal KL (ours). clip: largest gradient norm. ema: decay of the average.
+    batch: examples a step, over all processes. accumulate: parts in which a process computes its share, one
+    after the other, to save memory. lr: AdamW's highest, after ``warmup`` steps. clip: largest gradient
+    norm. weight_decay: of matrices; gains, biases and embeddings have none. ema: decay of the average of the
+    weights, taken every ``ema_every`` steps; 0 is no average. save_every: steps between two checkpoints.
     """
 
     steps: int
     batch: int
     lr: float
     warmup: int
+    clip: float
+    weight_decay: float
+    ema: float = 0.0
+    ema_every: int = 1
+    accumulate: int = 1
+    save_every: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class DVAETraining(Training):
+    """Stage 1. Learning rate, τ and β follow half cosines (`schedules.cosine`) of the step.
+
+    Paper (appendix A.2): 3M steps of 512, lr 1e-4 → 1.25e-6 over 1.2M, τ 1 → 1/16 over 150k, β 0 → 6.6 over
+    5k, decay 1e-4, average 0.999, no balance term.
+
+    The learning rate falls to a hundredth. tau: first and last temperature; reached after ``tau_share`` of
+    the steps. beta: KL weight on the paper's scale, reached after ``beta_share``. balance: weight of the
+    marginal KL (ours), of the examples that one process computes at once.
+    """
+
     tau: tuple[float, float]
     tau_share: float
     beta: float
     beta_share: float
     balance: float
-    clip: float
-    ema: float
+    weight_decay: float = 1e-4
 
 
-@dataclass(frozen=True)
-class DALLETraining:
+@dataclass(frozen=True, kw_only=True)
+class DALLETraining(Training):
     """Stage 2. Paper (appendix B): AdamW alone, 430k steps of 1024, lr 4.5e-4 after 5k steps, halved on
     plateaus, weight decay 4.5e-2, gradient norm 4, average 0.99 of every 25th step.
 
-    muon_lr: of the layers' matrices (Muon); lr: of everything else (AdamW).
+    muon_lr: of the layers' matrices (Muon, without decay); None leaves them to AdamW, as in the paper.
 
     Both rise for ``warmup`` steps and fall linearly to 0. pictures: how many are encoded into tokens before
-    the first step, to be drawn from at random. clip: largest gradient norm.
+    the first step.
     """
 
-    steps: int
-    batch: int
-    lr: float
-    muon_lr: float
-    warmup: int
+    muon_lr: float | None
     pictures: int
     clip: float = 4.0
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
