@@ -426,6 +426,8 @@ def shard_as_asked(accelerator: Accelerator, objective: nn.Module) -> None:
         cpu_ram_efficient_loading=False,
     )
     accelerator.state.distributed_type = DistributedType.FSDP
+    for p in objective.parameters():
+        p.data = p.data.contiguous()  # shards of other layouts are not implemented in PyTorch
 
 
 def whole(tensor: Tensor) -> Tensor:

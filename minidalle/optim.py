@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 DECAYED = (
     nn.Linear,
@@ -110,9 +111,14 @@ class Average:
         """Take in the parameters after ``step`` steps; the first ones replace the initial weights."""
         if step % self.every:
             return
-        values = [p.detach() for p in parameters]
+        averages, values = shards(self.values), shards(p.detach() for p in parameters)
         if self.n:
-            move_averages(self.decay, self.values, values, self.n)
+            move_averages(self.decay, averages, values, self.n)
         else:
-            torch._foreach_copy_(self.values, values)
+            torch._foreach_copy_(averages, values)
         self.n += 1
+
+
+def shards(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The parts of tensors that this process holds: all of them, unless FSDP has divided them."""
+    return [t.to_local() if isinstance(t, DTensor) else t for t in tensors]

@@ -198,8 +198,8 @@ def train(
     out, where = Path(out), preset.where
     data = data or World(preset.families, preset.dvae.size, "train", seed, where)
     test = test or World(preset.families, preset.dvae.size, "test", seed, where)
-    settings = {"preset": asdict(preset), "seed": seed, "rank": rank, "data": data.fingerprint}
-    settings |= {"test": test.fingerprint}
+    settings = {"seed": seed, "rank": rank, "preset": asdict(preset)}
+    settings |= {"data": data.fingerprint, "test": test.fingerprint}
     acc = accelerator(rank)
     if acc.is_main_process:
         open_run(out, settings)
@@ -234,7 +234,7 @@ def train_stages(preset: Preset, run: Run, data: Source, test: Source) -> Bundle
     tokenizer = Tokenizer.load(path, preset.dalle.T)
     log.report("tokenizer", 0, V=tokenizer.V)
 
-    dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, data, unseen, seed), run)
+    dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, data, unseen, seed), run)  # frozen
     tokens = encode_once(
         dvae,
         data,
@@ -297,7 +297,7 @@ def open_run(out: Path, settings: dict) -> None:
 
 def compare(path: Path, before: dict, now: dict, name: str = "") -> None:
     """Raise ValueError that names the first setting in which a run differs from what it was."""
-    for key in sorted(before.keys() | now.keys()):
+    for key in [*now, *(key for key in before if key not in now)]:
         old, new, where = before.get(key), now.get(key), f"{name}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             compare(path, old, new, f"{where}.")

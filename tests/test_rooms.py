@@ -17,6 +17,7 @@ FILES = {
 }
 MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle")
 ABOVE = {"show", "train", "cli", "examine", "bundle", "presets", "generate", "data"}
+ABOVE |= {"optim", "checkpoint", "log", "powersgd", "tokens", "loop"}
 
 
 def imports(path: Path) -> set[str]:
@@ -87,6 +88,19 @@ def test_only_the_command_line_and_the_judge_stand_above_training():
     """Nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
     assert users <= {"cli", "examine"}
+    for room in ("loop", "powersgd"):
+        assert {n for n, path in FILES.items() if room in rooms(path)} <= {"train", "loop"}, room
+
+
+def test_nothing_is_pickled():
+    """No room imports what reads or writes pickles, or calls what does so inside PyTorch and NumPy."""
+    for name, path in FILES.items():
+        assert not imports(path) & {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}, (
+            name
+        )
+        text = path.read_text(encoding="utf-8")
+        for call in ("torch.load(", "torch.save(", "allow_pickle", "save_state(", "load_state("):
+            assert call not in text, (name, call)
 
 
 def test_importing_has_no_side_effects():
@@ -101,7 +115,7 @@ assert torch.equal(state, torch.get_rng_state()) and own == random.getstate()
 assert threads == torch.get_num_threads()
 assert grad == torch.is_grad_enabled() and dtype == torch.get_default_dtype()
 heavy = {"matplotlib", "jupyter", "accelerate", "IPython", "ipywidgets", "pandas"}
-heavy |= {"transformers", "torchvision"}
+heavy |= {"transformers", "torchvision", "tensorboard", "tensorflow"}
 loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 """

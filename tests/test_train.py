@@ -1,6 +1,8 @@
 """Training from nothing, and the scores that the ci preset promises (slow)."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,11 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from runs import QUICK, assert_same_run
 
+import minidalle.checkpoint
 import minidalle.train as room
 from minidalle.bundle import load
+from minidalle.dalle import DALLE
 from minidalle.data import World, to_float
 from minidalle.examine import EXAMINER_SEED, Examiner, Share, score, train_examiner
+from minidalle.loop import REPORTS
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
 from minidalle.world import family
 
@@ -21,13 +27,6 @@ CI = preset("ci")
 SEEDS = (0, 1, 2)
 N = 200  # fresh captions of each split, as the promise says
 SCORED = 77  # the seed of the captions; nothing is trained or chosen on them
-QUICK = replace(
-    CI,
-    dvae=replace(CI.dvae, width=16, decoder_input=16),
-    dalle=replace(CI.dalle, D=32, H=2, L=2),
-    dvae_training=replace(CI.dvae_training, steps=12, batch=4, warmup=2),
-    dalle_training=replace(CI.dalle_training, steps=12, batch=4, warmup=2, pictures=40),
-)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,10 @@ def test_a_run_leaves_a_model_a_log_and_samples(quick):
     assert list(stages) == ["tokenizer", "dVAE", "tokens", "DALL·E"]
     assert stages["dVAE"].keys() >= {"psnr_hard", "codes_used", "perplexity"}
     assert stages["DALL·E"].keys() >= {"text_nats", "image_nats", "samples_per_second"}
-    assert sum(line["stage"] == "dVAE" for line in lines) == room.REPORTS
+    assert stages["dVAE"].keys() >= {"train_loss", "tau", "rate", "samples_per_second"}
+    assert sum(line["stage"] == "dVAE" for line in lines) == REPORTS
+    for stage in ("dvae", "dalle"):
+        assert len(list(quick.glob(f"samples-{stage}-*.png"))) == REPORTS
     assert Image.open(quick / "samples.png").format == "PNG"
     assert len(load(quick).draw("a small red circle", n=2).pictures) == 2
 
@@ -91,23 +93,32 @@ def test_a_trained_model_is_never_overwritten(quick):
     assert (quick / "dalle.safetensors").read_bytes() == before
 
 
-def test_stage_two_leaves_the_dvae_alone(quick, monkeypatch):
-    """Its weights are bit-identical before and after, and in no optimiser."""
-    dvae = load(quick).dvae
-    before = {name: tensor.clone() for name, tensor in dvae.state_dict().items()}
-    data = World(CI.families, 24, "train", 0, CI.where)
-    captions, image = room.encode_pictures(dvae, data, 70)
-    assert image.shape == (70, 36) and len(captions) == 70
-    for name, tensor in dvae.state_dict().items():
-        assert torch.equal(tensor, before[name])
+def test_stage_two_leaves_the_dvae_alone(tmp_path, monkeypatch):
+    """Its weights are bit-identical before and after stage 2, and in no optimiser of it."""
+    before, ours = {}, room.dalle_stage
+
+    def watch(config, t, tokenizer, tokens, examine, sample, seed):
+        dvae = sample.__closure__[[*sample.__code__.co_freevars].index("dvae")].cell_contents
+        before.update({name: tensor.clone() for name, tensor in dvae.state_dict().items()})
+        stage = ours(config, t, tokenizer, tokens, examine, sample, seed)
+        groups = stage.optimizer(stage.model).param_groups
+        ids = {id(p) for group in groups for p in group["params"]}
+        assert ids == {id(p) for p in stage.model.parameters()}
+        assert not ids & {id(p) for p in dvae.parameters()}
+        assert not any(p.requires_grad for p in dvae.parameters())
+        return stage
+
+    monkeypatch.setattr(room, "dalle_stage", watch)
+    bundle = room.train(QUICK, tmp_path / "run")
+    assert before
+    for name, tensor in bundle.dvae.state_dict().items():
+        assert torch.equal(tensor, before[name].half().float()), name
 
 
-def test_every_parameter_is_in_exactly_one_optimizer():
+def test_every_parameter_is_in_exactly_one_group():
     """Muon has the layers' matrices, AdamW the rest."""
-    model = room.DALLE(QUICK.dalle)
-    groups = [
-        g["params"] for o in room.optimizers(model, QUICK.dalle_training) for g in o.param_groups
-    ]
+    model = DALLE(QUICK.dalle)
+    groups = [g["params"] for g in room.dalle_optimizer(QUICK.dalle_training, model).param_groups]
     ids = [id(p) for group in groups for p in group]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
@@ -123,14 +134,6 @@ def test_a_collapse_is_reported(capsys, quick):
     assert "warning: only 1 of 64 codes" in out.out + out.err
 
 
-def test_averages_forget_the_beginning():
-    """After n values the average is near their mean, not near the first."""
-    average, ema = torch.tensor(100.0), 0.999
-    for n in range(1, 200):
-        room.move_averages(ema, [average], [torch.tensor(1.0)], torch.tensor(n))
-    assert abs(average - 1) < 0.01
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_together(name):
     """dVAE and DALL·E agree on codes and grid; all captions' families exist."""
@@ -140,11 +143,90 @@ def test_presets_fit_together(name):
     assert isinstance(p.dvae_training, DVAETraining) and isinstance(p.dalle_training, DALLETraining)
 
 
-def test_reports_are_evenly_spread():
-    """Ten of any number of steps, the last one among them."""
-    for steps in (10, 12, 99, 1200):
-        ends = [step for step in range(steps) if room.is_report(step, steps)]
-        assert len(ends) == room.REPORTS and ends[-1] == steps - 1
+def test_a_run_goes_on_where_it_was_stopped(quick, tmp_path, monkeypatch):
+    """Stopped in each stage, between them and while the bundle is written: bit for bit the same folder."""
+    out = tmp_path / "run"
+    for where, times in (("Batch.to", 8), ("encode_once", 0), ("Batch.to", 5), ("Bundle.save", 0)):
+        with monkeypatch.context() as planted:
+            plant(planted, where, times)
+            with pytest.raises(KeyboardInterrupt):
+                room.train(QUICK, out, seed=3)
+    room.train(QUICK, out, seed=3)
+    assert_same_run(out, quick)
+
+
+def plant(patch, where: str, times: int) -> None:
+    """Interrupt the run when a function of its is called once more than ``times``."""
+    owner, _, name = f"{room.__name__}.{where}".rpartition(".")
+    target = room if owner == room.__name__ else getattr(room, owner.rpartition(".")[2])
+    ours, calls = getattr(target, name), []
+
+    def stop(*arguments, **settings):
+        calls.append(1)
+        if len(calls) > times:
+            raise KeyboardInterrupt
+        return ours(*arguments, **settings)
+
+    patch.setattr(target, name, stop)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 4}, "seed = 3, now it is 4"),
+        ({"rank": 2}, "rank = 0, now it is 2"),
+        (
+            {"preset": replace(QUICK, dvae=replace(QUICK.dvae, width=24))},
+            r"preset\.dvae\.width = 16, now it is 24",
+        ),
+        ({"data": World(["objects"], 24)}, "data = '.*', now it is"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path, monkeypatch):
+    """The setting is named, with what it was and is; nothing is written."""
+    out = tmp_path / "run"
+    plant(monkeypatch, "train_stages", 0)
+    with pytest.raises(KeyboardInterrupt):
+        room.train(QUICK, out, seed=3)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=words):
+        room.train(**{"preset": QUICK, "out": out, "seed": 3, **change})
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    """Which disk, which checkpoint is intact, what to do; then the same call goes on."""
+    out, ours = tmp_path / "run", minidalle.checkpoint.write_atomically
+
+    def full(path, fill):
+        if path.name == "dvae-00000009.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        ours(path, fill)
+
+    monkeypatch.setattr(minidalle.checkpoint, "write_atomically", full)
+    with pytest.raises(OSError, match="is full; the last checkpoint, .*6.safetensors, is intact"):
+        room.train(QUICK, out, seed=3)
+    monkeypatch.setattr(minidalle.checkpoint, "write_atomically", ours)
+    room.train(QUICK, out, seed=3)
+
+
+def test_any_source_of_pictures_trains(tmp_path):
+    """Pictures that are no world: length, examples, a fingerprint, and nothing else."""
+
+    class Folder:
+        fingerprint = "three pictures"
+        world = World(CI.families, 24, where=CI.where)
+        examples = [example._replace(scene=None) for example in map(world.__getitem__, range(3))]
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int):
+            return self.examples[index]
+
+    small = replace(QUICK, dalle_training=replace(QUICK.dalle_training, pictures=3))
+    bundle = room.train(small, tmp_path / "run", data=Folder(), test=Folder())
+    assert "3 captioned pictures" in bundle.card and "minidalle.world`" not in bundle.card
 
 
 # ------------------------------------------------------------------------------------- slow, honest
