@@ -73,18 +73,31 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
     preset: Annotated[str, typer.Option(help="ci (minutes on two cores) or tiny.")] = "ci",
     seed: Seed = 0,
+    powersgd: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rank at which processes compress gradients; 0 sends them in full."
+        ),
+    ] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that load pictures beside the one that trains.")
+    ] = 0,
 ) -> None:
-    """Train tokenizer, dVAE and DALL·E from nothing.
+    """Train tokenizer, dVAE and DALL·E from nothing, or go on with that.
 
-    Writes the model, log.jsonl with every figure, and samples.png with captions and pictures.
+    Writes the model, log.jsonl with every figure, samples-STAGE-STEP.png as it learns, and checkpoints: after
+    Ctrl-C, a crash or a power cut the same command goes on from the last one, to the same result.
 
     Example:  minidalle train --preset ci --out runs/ci
+
+    On several GPUs:  accelerate launch --multi_gpu -m minidalle train --preset tiny --out runs/tiny
     """
     from .presets import preset as named
     from .train import train as run
 
-    run(named(preset), out, seed)
-    typer.echo(f"model, log and samples.png in {out.resolve()}")
+    run(named(preset), out, seed, rank=powersgd, workers=workers)
+    if os.environ.get("RANK", "0") == "0":  # the first process of several, or the only one
+        typer.echo(f"model, log and samples.png in {out.resolve()}")
 
 
 @app.command()

@@ -197,9 +197,10 @@ class Loop:
         self.average = Average(self.model.parameters(), t.ema, t.ema_every) if t.ema else None
 
     def _compression(self) -> PowerSGD | None:
-        ddp = isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
-        if not self.run.rank or not ddp:
+        if not self.run.rank:
             return None
+        if not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
+            raise ValueError("PowerSGD needs DDP; leave out either it or --use_fsdp")
         compression = PowerSGD(self.model, self.run.rank, self.run.seed)
         self.wrapped.register_comm_hook(compression.state, compression.hook)
         return compression

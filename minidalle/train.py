@@ -201,6 +201,11 @@ def train(
     settings = {"seed": seed, "rank": rank, "preset": asdict(preset)}
     settings |= {"data": data.fingerprint, "test": test.fingerprint}
     acc = accelerator(rank)
+    if rank and acc.num_processes == 1:
+        raise ValueError(
+            f"PowerSGD (rank {rank}) compresses what processes send each other, and there is only one; "
+            "start several with accelerate launch, or leave it out"
+        )
     if acc.is_main_process:
         open_run(out, settings)
     acc.wait_for_everyone()

@@ -5,16 +5,20 @@ As a program it is a run of its own process, or of several:  python tests/runs.p
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 import minidalle.checkpoint
 import minidalle.device
+import minidalle.loop
 import minidalle.train
 from minidalle.checkpoint import found, read
 from minidalle.data import Example, World
@@ -118,6 +122,23 @@ def die_while_writing(n: int) -> None:
     minidalle.checkpoint.write_atomically = write
 
 
+def die_at_random(seed: int) -> None:
+    """Plant: the process is killed a few steps after it began, at any moment of a step or of what follows:
+    while it computes, reports, draws samples or writes."""
+    ours, chance = minidalle.loop.Loop.advance, random.Random(seed)
+    last, steps = chance.randrange(1, 8), 0
+
+    def advance(loop, batch):
+        nonlocal steps
+        steps += 1
+        if steps == last:
+            kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+            threading.Timer(chance.uniform(0, 0.2), kill).start()
+        return ours(loop, batch)
+
+    minidalle.loop.Loop.advance = advance
+
+
 class HalfFile:
     """Takes in half of what is written to it."""
 
@@ -130,7 +151,7 @@ class HalfFile:
 
 
 def main(out: str, *words: str) -> None:
-    """words: f32, adamw, parts, rank=R, die=N, watch."""
+    """words: f32, adamw, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch."""
     options = dict(word.split("=") for word in words if "=" in word)
     dvae, dalle = QUICK.dvae_training, QUICK.dalle_training
     dvae = replace(dvae, balance=0.0)  # else what a process sees at once would matter
@@ -142,6 +163,8 @@ def main(out: str, *words: str) -> None:
         minidalle.device.choose_precision = lambda device: (torch.float32, "the test asks for it")
     if "die" in options and int(os.environ.get("RANK", 0)) == 0:
         die_while_writing(int(options["die"]))
+    if "kill" in options:
+        die_at_random(int(options["kill"]))
     small = replace(QUICK, dvae_training=dvae, dalle_training=dalle)
     data = None
     if "watch" in words:

@@ -1,8 +1,11 @@
 """The command line: what it draws, and how it says no."""
 
+import errno
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +14,11 @@ import numpy as np
 import pytest
 from builders import tiny_bundle
 from PIL import Image
+from runs import QUICK
 
+import minidalle.checkpoint
+import minidalle.loop
+import minidalle.presets
 from minidalle import cli
 
 
@@ -102,6 +109,8 @@ BAD = {
     "train without out": (["train"], "Missing option '--out'"),
     "trained already": (["train", "--out", MODEL], "already holds a trained model"),
     "train into a full folder": (["train", "--out", "."], "holds other files"),
+    "PowerSGD alone": (["train", "--powersgd", "4", "--out", "r"], "rank 4.* there is only one"),
+    "workers": (["train", "--workers", "-1", "--out", "r"], "(?i)workers"),
     "seed": (["draw", "a", "--seed", str(2**64), "--model", MODEL], "(?i)seed"),
     "no text": (["draw", "a\udcffb", "--model", MODEL], "must be Unicode text"),
     "train into a file": (["train", "--out", "file"], "file"),
@@ -151,6 +160,51 @@ def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
     code, _, err = run(monkeypatch, capsys, "draw", "a circle", "--model", model)
     assert code == 130 and err == "minidalle: stopped\n"
     assert not list(Path.cwd().rglob("*.png"))
+
+
+def test_an_interrupted_training_goes_on(monkeypatch, capsys):
+    """Ctrl-C in the middle of a step: exit code 130 and a checkpoint; the same command ends the run."""
+    monkeypatch.setitem(minidalle.presets.PRESETS, "ci", QUICK)
+    ours = minidalle.loop.Loop.advance
+
+    def interrupt(loop, batch):
+        if loop.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return ours(loop, batch)
+
+    command = ["train", "--out", "run", "--seed", 3]
+    with monkeypatch.context() as planted:
+        planted.setattr(minidalle.loop.Loop, "advance", interrupt)
+        code, out, err = run(monkeypatch, capsys, *command)
+    assert code == 130 and err == "minidalle: stopped\n"
+    assert "dVAE: stopped after step 5 of 12" in out
+    assert Path("run/checkpoints/dvae-00000005.safetensors").exists()
+    code, _, err = run(monkeypatch, capsys, *command[:-1], 4)
+    assert (
+        code == 2 and re.match("minidalle: .*seed = 3, now it is 4", err) and err.count("\n") == 1
+    )
+    code, out, err = run(monkeypatch, capsys, *command)
+    assert code == 0 and "dVAE: going on from step 5 of 12" in out
+    assert "DALL·E: going on" not in out and Path("run/config.json").exists()
+
+
+def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
+    """Exit code 2; the sentence names the checkpoint that is intact."""
+    monkeypatch.setitem(minidalle.presets.PRESETS, "ci", QUICK)
+    ours = minidalle.checkpoint.write_atomically
+
+    def full(path, fill):
+        if path.name == "dalle-00000006.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        ours(path, fill)
+
+    monkeypatch.setattr(minidalle.checkpoint, "write_atomically", full)
+    code, _, err = run(monkeypatch, capsys, "train", "--out", "run", "--seed", 3)
+    assert code == 2 and err.count("\n") == 1
+    assert re.match(
+        r"minidalle: the disk of run is full; .*dalle-00000003.safetensors, is intact", err
+    )
+    assert not list(Path("run").rglob(".*"))
 
 
 @pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world"])
