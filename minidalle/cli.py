@@ -71,19 +71,37 @@ def draw(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
-    preset: Annotated[str, typer.Option(help="ci (minutes on two cores) or tiny.")] = "ci",
+    preset: Annotated[
+        str, typer.Option(help="ci (minutes on two cores), tiny or small (an hour on a GPU).")
+    ] = "ci",
+    data: Annotated[
+        str,
+        typer.Option(help="world, emoji, folder:PATH, webdataset:PATTERN or hub:NAME."),
+    ] = "world",
+    filter: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter/--no-filter",
+            help="Drop pictures of odd shape or with captions too short, not English or boilerplate.",
+            show_default="for webdataset",
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train tokenizer, dVAE and DALL·E from nothing.
+    """Train tokenizer, dVAE and DALL·E from nothing, on the world or on pictures of your own.
 
-    Writes the model, log.jsonl with every figure, and samples.png with captions and pictures.
+    Writes the model, log.jsonl with every figure, samples.png with captions and pictures, and skipped.jsonl
+    with every file that could not be used. In a folder, the captions of NAME.jpg are in NAME.txt beside it,
+    or in a table captions.csv or captions.jsonl.
 
     Example:  minidalle train --preset ci --out runs/ci
+
+    Example:  minidalle train --data folder:pictures --preset small --out runs/mine
     """
     from .presets import preset as named
     from .train import train as run
 
-    run(named(preset), out, seed)
+    run(named(preset), out, seed, data, filter)
     typer.echo(f"model, log and samples.png in {out.resolve()}")
 
 

@@ -9,9 +9,10 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .bundle import Bundle
 from .dalle import DALLE, DALLEConfig
-from .data import World, batches, to_float
+from .data import Source, batches, source, to_float
 from .device import autocast, choose_precision
 from .dvae import DVAE, DVAEConfig, code_usage, psnr
 from .files import write_atomically
@@ -36,6 +37,7 @@ M = TypeVar("M")  # the model it describes
 
 REPORTS = 10  # log lines a stage
 HELD_BACK = 256  # pictures of the test split that reports are made on
+LONGEST = 64  # tokens of a caption to which a preset's text positions are raised
 USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
 
 
@@ -63,20 +65,27 @@ class Log:
 # ------------------------------------------------------------------------------------------- stage 0
 
 
-def train_tokenizer(data: World, V: int, T: int, captions: int = 20_000) -> Tokenizer:
-    """Learn BPE merges from the captions of training scenes. Chapter 3."""
-    return Tokenizer.train((data.scene(i)[1] for i in range(captions)), V, T)
+def train_tokenizer(data: Source, V: int, T: int, captions: int = 20_000) -> Tokenizer:
+    """Learn BPE merges from the first captions of the training split. Chapter 3.
+
+    T: text positions; as many more as the longest of these captions needs, up to ``LONGEST``.
+    """
+    texts = data.captions(captions)
+    tokenizer = Tokenizer.train(texts, V, T)
+    tokenizer.T = max(T, min(LONGEST, max(len(tokenizer.ids(text)) for text in texts)))
+    return tokenizer
 
 
 # ------------------------------------------------------------------------------------------- stage 1
 
 
 def train_dvae(
-    config: DVAEConfig, t: DVAETraining, data: World, test: Tensor, seed: int, log: Log
+    config: DVAEConfig, t: DVAETraining, data: Source, test: Tensor, seed: int, log: Log
 ) -> DVAE:
     """Minimise the negative ELB; return the average of the weights over the last steps. Chapter 5.
 
-    data: training pictures. test: pictures (B, 3, H, W) for the reports. Deterministic given the seed.
+    data: training pictures without end. test: pictures (B, 3, H, W) for the reports. Deterministic given the
+    seed.
     """
     generator = torch.Generator().manual_seed(seed)
     model = seeded(seed, DVAE, config).to(memory_format=torch.channels_last)
@@ -125,7 +134,7 @@ def examine_dvae(model: DVAE, pictures: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def encode_pictures(dvae: DVAE, data: World, pictures: int) -> tuple[list[str], Tensor]:
+def encode_pictures(dvae: DVAE, data: Source, pictures: int) -> tuple[list[str], Tensor]:
     """Captions and image tokens (pictures, N) of the first examples; the dVAE is not touched again.
 
     In 32 bit, as when pictures are judged: rounding would move some tokens to a neighbour.
@@ -200,41 +209,52 @@ def examine_dalle(model: DALLE, text: Tensor, image: Tensor) -> dict[str, float]
 # ------------------------------------------------------------------------------------------- the run
 
 
-def train(preset: Preset, out: Path, seed: int = 0) -> Bundle:
+def train(
+    preset: Preset,
+    out: Path,
+    seed: int = 0,
+    data: str = "world",
+    filtered: bool | None = None,
+) -> Bundle:
     """Train every stage of a preset into the folder ``out`` and return the bundle.
 
-    Raises FileExistsError if the folder already holds a trained model, which is never overwritten, or
-    files that are no run's.
+    data, filtered: see `data.source`. Raises FileExistsError if the folder already holds a trained model,
+    which is never overwritten, or files that are no run's; OSError or ValueError if there are no pictures.
     """
     out = Path(out)
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} already holds a trained model; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / "log.jsonl").exists():
         raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
+    size = preset.dvae.size
+    about = {"filtered": filtered, "families": preset.families, "where": preset.where}
+    learned, test = (source(data, size, split, seed, **about) for split in ("train", "test"))
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "log.jsonl", lambda file: None)  # a new run, a new log
     log = Log(out / "log.jsonl")
     dtype, reason = choose_precision(torch.device("cpu"))
     tqdm.write(f"training {preset.name!r} on the CPU in {str(dtype)[6:]}: {reason}")
 
-    size = preset.dvae.size
-    data = World(preset.families, size, "train", seed, preset.where)
-    test = World(preset.families, size, "test", seed, preset.where)
-    unseen = [test[i] for i in range(HELD_BACK)]
+    list_skipped((learned, test), out)
+    if not (unseen := list(islice(test, HELD_BACK))):
+        tqdm.write("warning: no picture fell into the test split; reports are of training pictures")
+        test, unseen = learned, list(islice(learned, HELD_BACK))
     unseen_pictures = to_float([example.picture for example in unseen])
 
-    tokenizer = train_tokenizer(data, preset.dalle.V, preset.dalle.T)
-    log.report("tokenizer", 0, V=tokenizer.V)
-    dvae = train_dvae(preset.dvae, preset.dvae_training, data, unseen_pictures, seed, log)
-    captions, image = encode_pictures(dvae, data, preset.dalle_training.pictures)
-    log.report("tokens", 0, pictures=len(captions))
+    tokenizer = train_tokenizer(learned, preset.dalle.V, preset.dalle.T)
+    log.report("tokenizer", 0, V=tokenizer.V, T=tokenizer.T)
+    first, second = learned.training(1, seed), learned.training(2, seed)
+    dvae = train_dvae(preset.dvae, preset.dvae_training, first, unseen_pictures, seed, log)
+    captions, image = encode_pictures(dvae, second, preset.dalle_training.pictures)
+    cut = sum(len(tokenizer.ids(caption)) > tokenizer.T for caption in captions)
+    log.report("tokens", 0, pictures=len(captions), captions_cut=cut)
     with torch.no_grad():
         unseen_tokens = dvae.encode(unseen_pictures)
     dalle = train_dalle(
-        replace(preset.dalle, V=tokenizer.V),
+        replace(preset.dalle, V=tokenizer.V, T=tokenizer.T),
         preset.dalle_training,
-        (tokenizer.encode(captions), image),
-        (tokenizer.encode([example.caption for example in unseen]), unseen_tokens),
+        (tokenizer.encode(captions, cut=True), image),
+        (tokenizer.encode([example.caption for example in unseen], cut=True), unseen_tokens),
         seed,
         log,
     )
@@ -242,19 +262,34 @@ def train(preset: Preset, out: Path, seed: int = 0) -> Bundle:
     for model in (dvae, dalle):
         model.half().float()
     bundle = Bundle(preset.name, tokenizer, dvae, dalle)
-    bundle.card = run_card(bundle, out, seed)
-    drawing = bundle.draw(sample_captions(test), seed=seed)
+    bundle.card = run_card(bundle, out, seed, learned)
+    drawing = bundle.draw(sample_captions(test, tokenizer), seed=seed)
     drawing.save(out / "samples.png")
     bundle.save(out)
     return bundle
 
 
-def sample_captions(data: World, n: int = 16) -> list[str]:
-    """Captions of the first scenes of a source, each once."""
-    return list(dict.fromkeys(data.scene(i)[1] for i in range(4 * n)))[:n]
+def list_skipped(sources: Iterable[Source], out: Path) -> None:
+    """Say what each source has and what was left out; all of the latter is listed in skipped.jsonl."""
+    lines = []
+    for each in sources:
+        tqdm.write(each.report())
+        lines += [json.dumps(skip._asdict(), ensure_ascii=False) + "\n" for skip in each.skipped]
+    if lines:
+        write_atomically(out / "skipped.jsonl", lambda file: file.write("".join(lines).encode()))
 
 
-def run_card(bundle: Bundle, out: Path, seed: int) -> str:
+def sample_captions(data: Source, tokenizer: Tokenizer, n: int = 16) -> list[str]:
+    """The first captions of a source, each once and short enough for the model."""
+    chosen = list(dict.fromkeys(data.captions(4 * n)))[:n]
+    for k, caption in enumerate(chosen):
+        while len(tokenizer.ids(caption)) > tokenizer.T:
+            caption = caption[: len(caption) * 3 // 4]
+        chosen[k] = caption
+    return chosen
+
+
+def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     """A model card: where the bundle comes from, and the last figures of each stage of its log."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
@@ -264,24 +299,29 @@ def run_card(bundle: Bundle, out: Path, seed: int) -> str:
         f"- {stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "stage")
         for stage, line in last.items()
     ]
+    ours = data.label == "world"
+    licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
+    pictures = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
+    if not ours:
+        pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
     return "\n".join(
         [
             f"# minidalle · {bundle.name}",
             "",
-            "Weights for the package beside the book *minidalle*. Licence: CC BY 4.0.",
+            f"Weights for the package beside the book *minidalle*. {licence}",
             "",
             "## Provenance",
             "",
-            f"- command: `minidalle train --preset {bundle.name} --seed {seed} --out …`",
+            f"- command: `minidalle train --data {data.label} --preset {bundle.name} --seed {seed} --out …`",
             f"- commit: {commit()}",
             f"- machine: {machine()}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
             f"- parameters: {', '.join(counts)}",
-            "- data: the training split of `minidalle.world`, drawn on the fly, and nothing else",
+            f"- data: {pictures}",
             "",
             "## Last figures of each stage",
             "",
-            "psnr_hard, codes, perplexity and nats per token are of scenes of the test split.",
+            "psnr_hard, codes, perplexity and nats per token are of pictures of the test split.",
             "",
             *figures,
             "",

@@ -159,7 +159,9 @@ def test_help_tells_what_and_how(command, monkeypatch, capsys):
     code, out, err = run(monkeypatch, capsys, *command.split(), "--help")
     assert code == 0 and err == ""
     for option in re.findall(r"^ +(--[a-z-]+) .*$", out, re.MULTILINE):
-        assert re.search(rf"{option} +(<.*?>)?\s+\S", out), f"{option} is not explained"
+        assert re.search(rf"{option}( / --no-\S+)? +(<.*?>)?\s+\S", out), (
+            f"{option} is not explained"
+        )
 
 
 def test_the_example_of_the_help_works(monkeypatch, capsys):
