@@ -37,7 +37,7 @@ M = TypeVar("M")  # the model it describes
 
 REPORTS = 10  # log lines a stage
 HELD_BACK = 256  # pictures of the test split that reports are made on
-LONGEST = 64  # tokens of a caption to which a preset's text positions are raised
+ROOMY, LONGEST = 32, 64  # text positions for captions of people; the most that they are raised to
 USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
 
 
@@ -68,11 +68,14 @@ class Log:
 def train_tokenizer(data: Source, V: int, T: int, captions: int = 20_000) -> Tokenizer:
     """Learn BPE merges from the first captions of the training split. Chapter 3.
 
-    T: text positions; as many more as the longest of these captions needs, up to ``LONGEST``.
+    T: text positions. Captions that people wrote, who will ask for other things in other words, get at least
+    ``ROOMY``, and as many as the longest of them needs, up to ``LONGEST``.
     """
     texts = data.captions(captions)
     tokenizer = Tokenizer.train(texts, V, T)
-    tokenizer.T = max(T, min(LONGEST, max(len(tokenizer.ids(text)) for text in texts)))
+    if data.label != "world":
+        longest = max(len(tokenizer.ids(text)) for text in texts)
+        tokenizer.T = max(T, ROOMY, min(LONGEST, longest))
     return tokenizer
 
 

@@ -7,6 +7,7 @@ Rows of its train split are used; which of them are ours for testing is decided 
 
 from pathlib import Path
 
+from ..show import quiet
 from .base import clean
 from .stored import Scanned
 
@@ -68,6 +69,8 @@ def load_rows(name: str, config: str | None):
         import datasets
     except ImportError as error:
         raise ValueError("hub: needs a library; pip install 'minidalle[hub]'") from error
+    if quiet():
+        datasets.disable_progress_bars()
     folder = Path(name).expanduser()
     if is_local(name) and not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {name} with a data set")

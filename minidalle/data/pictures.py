@@ -65,7 +65,7 @@ def resized(image: Image.Image, box: tuple[int, int, int, int], side: int) -> np
     """The square ``box`` of a picture, averaged down (as the paper does) or enlarged to ``side`` pixels."""
     shrinks = box[2] - box[0] >= side
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    return np.asarray(image.resize((side, side), how, box))
+    return np.array(image.resize((side, side), how, box))
 
 
 def square(left: int, top: int, side: int) -> tuple[int, int, int, int]:
@@ -111,7 +111,7 @@ def near_middle(room: int, rng: random.Random) -> int:
 def random_crop(picture: np.ndarray, size: int, rng: random.Random) -> np.ndarray:
     """A square of ``size`` pixels from anywhere in a larger one."""
     top, left = (rng.randint(0, picture.shape[axis] - size) for axis in (0, 1))
-    return picture[top : top + size, left : left + size].copy()
+    return np.ascontiguousarray(picture[top : top + size, left : left + size])
 
 
 AUGMENTATIONS = {1: augment_dvae, 2: augment_dalle}

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import warnings
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -131,13 +132,17 @@ class Scanned(Pictures):
         """
         mine = {name: captions for name, captions in found.items() if split_of(name) == self.split}
         self.names, self.texts, marks = [], [], []
-        for name, captions, seen in self._look_at(mine, filtered):
-            if isinstance(seen, Skipped):
-                self.skipped.append(seen)
-            else:
-                self.names.append(name)
-                self.texts.append(captions)
-                marks.append(seen)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # of Pillow, about files that it reads or refuses all the same
+            for name, captions, seen in self._look_at(mine, filtered):
+                if isinstance(seen, Skipped):
+                    self.skipped.append(seen)
+                else:
+                    self.names.append(name)
+                    self.texts.append(captions)
+                    marks.append(seen)
         self.fingerprint = digest(
             "stored", self.size, self.split, list(zip(self.names, self.texts, marks, strict=True))
         )
