@@ -164,7 +164,7 @@ def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
     assert not list(Path.cwd().rglob("*.png"))
 
 
-@pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world"])
+@pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world", "bench"])
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""
     code, out, err = run(monkeypatch, capsys, *command.split(), "--help")
