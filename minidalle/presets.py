@@ -2,7 +2,11 @@
 
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
     tiny    64×64 pictures of the whole world, 8×8 tokens: the bundled weights
-    small   128×128 pictures of your own, 16×16 tokens: meant for an hour on a Colab T4, not tried on one yet
+    small   128×128 pictures of your own, 16×16 tokens: meant for about an hour on a Colab T4
+
+The time of `small` is an estimate, not a measurement: 6 (dVAE) and 15 (DALL·E) times 10¹⁵ operations take an
+hour at 6·10¹² a second, a tenth of a T4's peak in 16 bit. It has not been trained to the end yet.
+
 
 The paper's own sizes are the defaults, ``DVAEConfig()`` and ``DALLEConfig()``: to count with, not to run.
 Every number of a preset is ours, found by trying; the docstrings below give the paper's.
