@@ -264,7 +264,8 @@ def train(
     # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
     for model in (dvae, dalle):
         model.half().float()
-    bundle = Bundle(preset.name, tokenizer, dvae, dalle)
+    name = preset.name if learned.label == "world" else f"{preset.name} · {learned.label}"
+    bundle = Bundle(name, tokenizer, dvae, dalle)
     bundle.card = run_card(bundle, out, seed, learned)
     drawing = bundle.draw(sample_captions(test, tokenizer), seed=seed)
     drawing.save(out / "samples.png")
@@ -277,7 +278,7 @@ def list_skipped(sources: Iterable[Source], out: Path) -> None:
     lines = []
     for each in sources:
         tqdm.write(each.report())
-        lines += [json.dumps(skip._asdict(), ensure_ascii=False) + "\n" for skip in each.skipped]
+        lines += [json.dumps(skip._asdict()) + "\n" for skip in each.skipped]
     if lines:
         write_atomically(out / "skipped.jsonl", lambda file: file.write("".join(lines).encode()))
 
@@ -303,6 +304,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
         for stage, line in last.items()
     ]
     ours = data.label == "world"
+    preset = bundle.name.removesuffix(f" · {data.label}")
     licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
     pictures = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
     if not ours:
@@ -315,7 +317,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
             "## Provenance",
             "",
-            f"- command: `minidalle train --data {data.label} --preset {bundle.name} --seed {seed} --out …`",
+            f"- command: `minidalle train --data {data.label} --preset {preset} --seed {seed} --out …`",
             f"- commit: {commit()}",
             f"- machine: {machine()}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",

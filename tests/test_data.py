@@ -115,6 +115,56 @@ def test_captions_come_from_tables_too(tmp_path, table, where):
     assert broken == ([f"{where}{table}, line 3"] if table.endswith("jsonl") else [])
 
 
+def test_a_row_without_the_columns_is_skipped(tmp_path):
+    """In a table whose first row has them; a cell of megabytes ends the table, and what was before counts."""
+    one, two = train_names(2)
+    folder_of(tmp_path, {one: None, two: None})
+    lines = [
+        {"file_name": one, "caption": "mine"},
+        {"file_name": two},
+        {"file_name": two, "text": "too"},
+    ]
+    write(tmp_path / "captions.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    cell = "x" * 200_000
+    write(tmp_path / "captions.csv", f"file_name,caption\n{two},also\n{two},{cell}\n".encode())
+    found = Folder(tmp_path, 8)
+    assert found.texts == [("mine",), ("also", "too")]
+    assert [skip.name for skip in found.skipped] == ["captions.csv", "captions.jsonl, row 2"]
+
+
+def test_closed_folders_and_names_that_are_no_text_are_no_end(tmp_path, monkeypatch):
+    """A folder that may not be listed and a text that may not be read are listed; odd names are shown."""
+    names = train_names(2)
+    folder_of(tmp_path, dict.fromkeys(names, "thing"))
+    folder_of(tmp_path / "closed", {"x.png": "thing"})
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(odd)).write_bytes(b"no picture")
+    Path(os.fsdecode(odd)).with_suffix(".txt").write_text("thing")
+    listing, reading = os.scandir, Path.read_bytes
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    def read_bytes(path):
+        if path.name == names[1].replace("png", "txt"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return reading(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    found = both(lambda split: Folder(tmp_path, 8, split))
+    assert found[0].names == [names[0]]
+    skipped = {skip.name: skip.why for each in found for skip in each.skipped}
+    assert skipped == {
+        str(tmp_path / "closed"): "unreadable", os.fsdecode(b"caf\xe9.png"): "unreadable",
+        names[1]: "without a caption", names[1].replace("png", "txt"): "unreadable as text",
+    }  # fmt: skip
+    for each in found:
+        assert each.report().encode()
+
+
 def test_rows_without_their_picture_are_listed(tmp_path):
     """A name that is not there, or that leads out of the folder, is no picture of the folder."""
     (name,) = train_names(1)
@@ -703,6 +753,10 @@ def test_what_cannot_be_loaded_is_one_error(datasets, tmp_path):
         Hub("./nowhere", 8)
     with pytest.raises(ValueError, match="hub:.*cannot be loaded"):
         Hub(str(tmp_path), 8)
+    only_test = datasets.DatasetDict(test=datasets.Dataset.from_dict(rows()))
+    only_test.save_to_disk(tmp_path / "set")
+    with pytest.raises(ValueError, match="has the splits test, and none called train"):
+        Hub(str(tmp_path / "set"), 8)
 
 
 # ---------------------------------------------------------------------------------------- --data strings
@@ -752,7 +806,9 @@ def test_nothing_to_learn_from_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="nothing is left to train on.*2 without a caption"):
         source(f"folder:{tmp_path}", 8)
     (tmp_path / "captions.csv").write_text("name,words\na.png,b\n")
-    with pytest.raises(ValueError, match=r"captions.csv has the columns name, words.*file_name"):
+    with pytest.raises(
+        ValueError, match=r"captions.csv has the columns name, words; .*file_name.*caption"
+    ):
         source(f"folder:{tmp_path}", 8)
 
 

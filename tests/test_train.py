@@ -189,6 +189,8 @@ def test_a_folder_of_odd_files_is_all_that_a_tinkerer_needs(tmp_path, monkeypatc
     }
     assert "--data folder:odd --preset ci" in bundle.card and "fingerprint" in bundle.card
     assert str(tmp_path) not in bundle.card and "CC BY" not in bundle.card
+    assert bundle.name == "ci · folder:odd"
+    assert command(monkeypatch, "examine", "--model", "mine") == 2, "the judge knows the world only"
     for caption in ("a picture of thing 3", "something else"):
         assert command(monkeypatch, "draw", caption, "--n", 2, "--model", "mine") == 0
     assert len(list((tmp_path / "pictures").iterdir())) == 2

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from .base import Skipped, clean
 from .pictures import SUFFIXES
-from .stored import Scanned
+from .stored import UNREADABLE, Scanned
 
 TABLES = ("captions", "metadata")
 PICTURE_COLUMNS = ("file_name", "filename", "file", "image", "picture", "path")
@@ -36,7 +36,7 @@ class Folder(Scanned):
         self.label = f"folder:{self.root.resolve().name}"
         if not self.root.is_dir():
             raise FileNotFoundError(f"there is no folder {self.root} to take pictures from")
-        names = files_in(self.root)
+        names = self._files()
         pictures = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
         if not pictures:
             raise ValueError(f"there are no pictures in {self.root}, nor in any folder in it")
@@ -65,10 +65,10 @@ class Folder(Scanned):
 
     def _text(self, name: str) -> str:
         """A text file in UTF-8 or, with its mark, UTF-16; "" and an entry in the list if it is neither."""
-        data = (self.root / name).read_bytes()
         try:
+            data = (self.root / name).read_bytes()
             return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-        except UnicodeDecodeError as error:
+        except (OSError, UnicodeDecodeError) as error:
             self.skipped.append(Skipped(name, UNREADABLE_TEXT, str(error)))
             return ""
 
@@ -76,9 +76,11 @@ class Folder(Scanned):
         """(picture's name in the folder, caption) for every row of a table."""
         read = {".csv": self._csv, ".tsv": self._csv, ".jsonl": self._jsonl}
         suffix = PurePosixPath(name).suffix.lower()
-        for row in read[suffix](name) if suffix in read else ():
-            picture = column(row, PICTURE_COLUMNS, name, self.root)
-            caption = column(row, CAPTION_COLUMNS, name, self.root)
+        for number, row in enumerate(read[suffix](name) if suffix in read else (), 1):
+            picture, caption = column(row, PICTURE_COLUMNS), column(row, CAPTION_COLUMNS)
+            if picture is None or caption is None:
+                self._no_columns(name, number, row)
+                continue
             for each in caption if isinstance(caption, list) else [caption]:
                 here = os.path.normpath(PurePosixPath(name).parent / str(picture).strip())
                 yield PurePosixPath(here).as_posix(), clean(each)
@@ -87,7 +89,10 @@ class Folder(Scanned):
         """Rows of a table whose separator is the comma, the semicolon or the tab: the header shows which."""
         text = self._text(name)
         header = text.partition("\n")[0]
-        return csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+        try:
+            yield from csv.DictReader(io.StringIO(text), delimiter=max(",;\t", key=header.count))
+        except csv.Error as error:  # a cell of megabytes; the rows before it count
+            self.skipped.append(Skipped(name, UNREADABLE_TEXT, str(error)))
 
     def _jsonl(self, name: str) -> Iterator[dict[str, object]]:
         """Rows of a file with a JSON object in every line; other lines are listed and skipped."""
@@ -100,15 +105,30 @@ class Folder(Scanned):
             if isinstance(row, dict):
                 yield row
 
+    def _no_columns(self, name: str, number: int, row: dict) -> None:
+        """A first row without the columns is an error that lists those it has; a later one is skipped."""
+        if number > 1:
+            self.skipped.append(
+                Skipped(f"{name}, row {number}", UNREADABLE_TEXT, "no such columns")
+            )
+            return
+        raise ValueError(
+            f"{self.root / name} has the columns {', '.join(map(str, row))}; it needs one called "
+            f"{' or '.join(PICTURE_COLUMNS)} and one called {' or '.join(CAPTION_COLUMNS)}"
+        )
 
-def files_in(root: Path) -> list[str]:
-    """Names of all files below a folder, relative to it and sorted; hidden ones are left out."""
-    names = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(folder).relative_to(root)
-        names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
-    return sorted(names)
+    def _files(self) -> list[str]:
+        """Names of all files, relative to the folder and sorted; hidden ones are left out."""
+
+        def closed(error: OSError) -> None:
+            self.skipped.append(Skipped(str(error.filename), UNREADABLE, error.strerror or ""))
+
+        names = []
+        for folder, folders, files in os.walk(self.root, onerror=closed):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            inside = Path(folder).relative_to(self.root)
+            names += [(inside / name).as_posix() for name in files if not name.startswith(".")]
+        return sorted(names)
 
 
 def stem(name: str) -> str:
@@ -116,16 +136,7 @@ def stem(name: str) -> str:
     return PurePosixPath(name).with_suffix("").as_posix()
 
 
-def column(row: dict, known: tuple[str, ...], table: str, root: Path) -> object:
-    """The value of the first of the known columns that a row has.
-
-    Raises ValueError that lists the row's columns if it has none of them.
-    """
+def column(row: dict, known: tuple[str, ...]) -> object:
+    """The value of the first of the known columns that a row has; None if it has none of them."""
     values = {str(name).strip().lower(): value for name, value in row.items()}
-    for name in known:
-        if name in values:
-            return values[name]
-    columns = ", ".join(str(name) for name in row)
-    raise ValueError(
-        f"{root / table} has the columns {columns}; one must be called {' or '.join(known)}"
-    )
+    return next((values[name] for name in known if name in values), None)

@@ -79,6 +79,8 @@ def load_rows(name: str, config: str | None):
             rows = datasets.load_from_disk(folder)
         else:
             rows = datasets.load_dataset(str(folder) if is_local(name) else name, config)
+        if isinstance(rows, datasets.DatasetDict) and SPLIT not in rows:
+            raise ValueError(f"it has the splits {', '.join(rows)}, and none called {SPLIT}")
         return rows[SPLIT] if isinstance(rows, datasets.DatasetDict) else rows
     except Exception as error:  # of the library, of its file formats, of the network
         reason = " ".join(f"{error}".split()) or type(error).__name__

@@ -60,7 +60,8 @@ class Pictures(ABC):
         for skip in self.skipped[:NAMED]:
             text += f"\n  {skip.name}: {skip.why}{': ' * bool(skip.detail)}{skip.detail}"
         more = len(self.skipped) - NAMED
-        return text + (f"\n  and {more} more" if more > 0 else "")
+        text += f"\n  and {more} more" if more > 0 else ""
+        return text.encode(errors="replace").decode()  # a file's name can be no Unicode text
 
 
 class Epochs:
