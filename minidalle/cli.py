@@ -1,4 +1,4 @@
-"""The command line: ``minidalle draw``, ``train``, ``examine``, ``world``.  (Chapter 0)
+"""The command line: ``minidalle draw``, ``train``, ``examine``, ``world``, ``bench``.  (Chapter 0)
 
 Bad input ends with one sentence on stderr and exit code 2; nothing half-written is left behind. Heavy
 modules are imported by the command that needs them, so that --help answers at once.
@@ -71,7 +71,21 @@ def draw(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
-    preset: Annotated[str, typer.Option(help="ci (minutes on two cores) or tiny.")] = "ci",
+    preset: Annotated[
+        str, typer.Option(help="ci (minutes on two cores), tiny or small (an hour on a GPU).")
+    ] = "ci",
+    data: Annotated[
+        str,
+        typer.Option(help="world, emoji, folder:PATH, webdataset:PATTERN or hub:NAME."),
+    ] = "world",
+    filter: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter/--no-filter",
+            help="Drop pictures of odd shape or with captions too short, not English or boilerplate.",
+            show_default="for webdataset",
+        ),
+    ] = None,
     seed: Seed = 0,
     powersgd: Annotated[
         int,
@@ -83,19 +97,23 @@ def train(
         int, typer.Option(min=0, help="Processes that load pictures beside the one that trains.")
     ] = 0,
 ) -> None:
-    """Train tokenizer, dVAE and DALL·E from nothing, or go on with that.
+    """Train tokenizer, dVAE and DALL·E from nothing, on the world or on pictures of your own.
 
-    Writes the model, log.jsonl with every figure, samples-STAGE-STEP.png as it learns, and checkpoints: after
-    Ctrl-C, a crash or a power cut the same command goes on from the last one, to the same result.
+    Writes the model, log.jsonl with every figure, samples-STAGE-STEP.png as it learns, skipped.jsonl with
+    every file that could not be used, and checkpoints: after Ctrl-C, a crash or a power cut the same command
+    goes on from the last one, to the same result. In a folder, the captions of NAME.jpg are in NAME.txt
+    beside it, or in a table captions.csv or captions.jsonl.
 
     Example:  minidalle train --preset ci --out runs/ci
 
-    On several GPUs:  accelerate launch --multi_gpu -m minidalle train --preset tiny --out runs/tiny
+    Example:  minidalle train --data folder:pictures --preset small --out runs/mine
+
+    On several GPUs:  accelerate launch --multi_gpu -m minidalle train --preset small --out runs/small
     """
     from .presets import preset as named
     from .train import train as run
 
-    run(named(preset), out, seed, rank=powersgd, workers=workers)
+    run(named(preset), out, seed, data, filter, powersgd, workers)
     if os.environ.get("RANK", "0") == "0":  # the first process of several, or the only one
         typer.echo(f"model, log and samples.png in {out.resolve()}")
 
@@ -165,6 +183,31 @@ def world(
     sheet = grid([e.picture for e in examples], [e.caption for e in examples], title)
     write_atomically(out, lambda file: sheet.save(file, "PNG"))
     typer.echo(f"{counted(n)} in {out.resolve()}")
+
+
+@app.command()
+def bench(
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write the figures as JSON.", show_default="no"),
+    ] = None,
+) -> None:
+    """Measure the speed of every part on this machine; a few minutes on two cores.
+
+    Prints the peak of matrix products, the dVAE's pictures/s, training and its share of the peak, sampling
+    with and without the cache, and time and memory of each mask against the grid.
+    """
+    from .bench import bench as run
+    from .device import choose_device
+    from .files import write_json
+
+    os.environ.setdefault("MINIDALLE_QUIET", "1")  # bars cost time and hide the table
+    if json is not None:
+        check_writable(json)
+    figures = run(choose_device(), echo=typer.echo)
+    if json is not None:
+        write_json(json, [figure._asdict() for figure in figures])
+        typer.echo(f"figures in {json.resolve()}")
 
 
 def counted(n: int) -> str:

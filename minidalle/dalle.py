@@ -42,12 +42,17 @@ class DALLEConfig:
     padding_targets: bool = False
 
     def __post_init__(self):
-        check_sizes(V=self.V, T=self.T, K=self.K, h=self.h, w=self.w)
+        check_sizes(V=self.V, T=self.T, K=self.K)
+        self.transformer_config()  # checks the other sizes, before any weight is made
 
     @property
     def N(self) -> int:
         """Image tokens."""
         return self.h * self.w
+
+    def transformer_config(self) -> TransformerConfig:
+        """Of the layers: start-of-text, T text tokens and start-of-image stand before the picture."""
+        return TransformerConfig(self.T + 2, self.h, self.w, self.D, self.H, self.L, self.kernel)
 
     @property
     def text_classes(self) -> int:
@@ -75,9 +80,7 @@ class DALLE(nn.Module):
         self.image_embedding = nn.Embedding(c.K, c.D)
         self.row_position = nn.Embedding(c.h, c.D)
         self.column_position = nn.Embedding(c.w, c.D)
-        self.transformer = Transformer(
-            TransformerConfig(c.T + 2, c.h, c.w, c.D, c.H, c.L, c.kernel)
-        )
+        self.transformer = Transformer(c.transformer_config())
         self.text_head = nn.Linear(c.D, c.text_classes)
         self.image_head = nn.Linear(c.D, c.K)
         initialise(self)

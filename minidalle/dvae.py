@@ -54,6 +54,16 @@ class DVAEConfig:
         if self.likelihood not in LIKELIHOODS:
             known = " or ".join(LIKELIHOODS)
             raise ValueError(f"unknown likelihood {self.likelihood!r}; choose {known}")
+        sizes = {name: value for name, value in vars(self).items() if type(value) is int}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.K < 2:
+            raise ValueError(f"K must be at least 2, not {self.K}: one code can say nothing")
+        if self.width < self.bottleneck:
+            raise ValueError(
+                f"width {self.width} leaves no hidden channel at a bottleneck of {self.bottleneck}"
+            )
         if self.input_kernel % 2 == 0:
             raise ValueError(
                 f"input_kernel must be odd, not {self.input_kernel}; it needs a middle"
@@ -84,19 +94,29 @@ class DVAEConfig:
 
 
 def gumbel_softmax(
-    logits: Tensor, tau: float, dim: int = 1, generator: Noise | None = None
+    logits: Tensor,
+    tau: float,
+    dim: int = 1,
+    generator: Noise | None = None,
+    straight_through: bool = False,
 ) -> Tensor:
     """A relaxed one-hot sample of softmax(logits) along ``dim``: soft in forward and backward.
 
     y = softmax((logits + g) / τ) with g standard Gumbel noise. As τ → 0 it becomes a one-hot sample.
     generator: of the noise; or a CPU generator for each row, so that it does not matter what else is in the
-    batch. Raises ValueError unless τ > 0. Paper §2.1 (Jang et al. 2016; Maddison et al. 2016); chapter 4.
+    batch. straight_through: one-hot in forward, soft in backward; not the paper's, for chapter 4's
+    comparison. Raises ValueError unless τ > 0. Paper §2.1 (Jang et al. 2016; Maddison et al. 2016);
+    chapter 4.
     """
     if tau <= 0:
         raise ValueError(f"the temperature τ must be positive, not {tau}; use argmax for τ = 0")
     noise = exponential(torch.empty_like(logits, dtype=torch.float32), generator)
     gumbel = -noise.clamp_min(torch.finfo(torch.float32).tiny).log()
-    return ((logits.float() + gumbel) / tau).softmax(dim)
+    y = ((logits.float() + gumbel) / tau).softmax(dim)
+    if not straight_through:
+        return y
+    hard = torch.zeros_like(y).scatter_(dim, y.argmax(dim, keepdim=True), 1.0)
+    return hard + (y - y.detach())  # the value of one, the gradient of the other
 
 
 def exponential(out: Tensor, generator: Noise | None) -> Tensor:
@@ -264,7 +284,14 @@ class DVAE(nn.Module):
         return self.decode_soft(one_hot.transpose(1, 2).unflatten(2, (c.grid, c.grid)))
 
     def decode_soft(self, z: Tensor) -> Tensor:
-        """(Relaxed) one-hot codes (B, K, h, w) → pictures: the inverse map of sigmoid(μ)."""
+        """(Relaxed) one-hot codes (B, K, h, w) → pictures: the inverse map of sigmoid(μ).
+
+        Raises ValueError for another shape.
+        """
+        c = self.config
+        if z.ndim != 4 or z.shape[1:] != (c.K, c.grid, c.grid):
+            shape = f"(B, {c.K}, {c.grid}, {c.grid})"
+            raise ValueError(f"this dVAE decodes codes of shape {shape}, not {tuple(z.shape)}")
         mu = self.decoder(z)[:, :3]
         return unmap_pixels(mu.float().sigmoid())
 
@@ -308,6 +335,11 @@ class DVAE(nn.Module):
         if not x.is_floating_point():
             raise ValueError(
                 f"pictures must be floats in [0, 1], not {x.dtype}; divide uint8 by 255"
+            )
+        low, high = x.detach().aminmax() if x.numel() else (0.0, 0.0)
+        if not 0 <= float(low) <= float(high) <= 1:
+            raise ValueError(
+                f"pictures must lie in [0, 1]; these go from {float(low):.4g} to {float(high):.4g}"
             )
 
     def _check_tokens(self, tokens: Tensor) -> None:

@@ -66,9 +66,15 @@ def choose(logits: Tensor, u: Tensor, sampling: Sampling = Sampling()) -> Tensor
     """One code a row: logits (B, K) and uniform numbers u (B,) in [0, 1) → ids (B,).
 
     The inverse of the cumulative distribution at u, so that the numbers alone decide; temperature 0
-    is greedy and ignores them. Raises ValueError for a top-k that is no number of codes.
+    is greedy and ignores them. Raises ValueError for a top-k that is no number of codes and for another
+    number of rows.
     """
     sampling.check(logits.shape[-1])
+    if logits.ndim != 2 or u.shape != logits.shape[:1]:
+        shapes = tuple(logits.shape), tuple(u.shape)
+        raise ValueError(
+            "logits (B, K) need numbers (B,); their shapes are {} and {}".format(*shapes)
+        )
     if sampling.temperature == 0:
         return logits.argmax(-1)
     logits = logits.double()
@@ -166,6 +172,8 @@ def _prepare(
     c = model.config
     sampling.check(c.K)
     model.check_text(text)
+    if generator.device.type != "cpu":
+        raise ValueError(f"the generator must be a CPU one, not on {generator.device}")
     if n < 1:
         raise ValueError(f"n, the pictures for each caption, must be at least 1, not {n}")
     if not len(text):

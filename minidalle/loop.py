@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from . import checkpoint
 from .checkpoint import Checkpoint, slug
-from .data import Order
 from .device import autocast, choose_device, choose_precision
 from .files import write_atomically
 from .log import Log
@@ -81,8 +81,8 @@ class Stage:
     """What the loop must know of a model to train it.
 
     name: in the log and in the names of files. settings: steps, batch, clip, …
-    n: examples there are. load: their indices in one step, and the share of them to make tensors of.
-    loss: model and batch → a named tuple of scalars, the first of which is minimised.
+    load: the positions of a step's examples among all that the run sees, and the share of them to make
+    tensors of. loss: model and batch → a named tuple of scalars, the first of which is minimised.
     optimizer: for the model's parameters, with each group's highest learning rate. rate: what to multiply
     that by, by step. figures: more of a step for the log, e.g. its τ.
     examine: figures of a model on unseen examples. sample: a picture that shows what it can do.
@@ -92,8 +92,7 @@ class Stage:
     name: str
     model: nn.Module
     settings: Training
-    n: int
-    load: Callable[[list[int], Share], tuple[Tensor, ...]]
+    load: Callable[[range, Share], tuple[Tensor, ...]]
     loss: Callable[[nn.Module, Batch], NamedTuple]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     rate: Callable[[int], float]
@@ -157,7 +156,7 @@ class Objective(nn.Module):
 class Steps(Dataset):
     """Item s: what this process needs for step s."""
 
-    def __init__(self, stage: Stage, seed: int, index: int, processes: int):
+    def __init__(self, stage: Stage, index: int, processes: int):
         batch, parts = stage.settings.batch, processes * stage.settings.accumulate
         if batch % parts:
             raise ValueError(
@@ -166,7 +165,7 @@ class Steps(Dataset):
             )
         size = batch // processes
         self.share = Share(slice(index * size, (index + 1) * size), parts)
-        self.stage, self.order = stage, Order(stage.n, seed)
+        self.stage = stage
 
     def __len__(self) -> int:
         return self.stage.settings.steps
@@ -174,7 +173,7 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> Batch:
         batch = self.stage.settings.batch
         positions = range(step * batch, (step + 1) * batch)
-        tensors = self.stage.load(self.order(positions), self.share)
+        tensors = self.stage.load(positions, self.share)
         return Batch(step, positions[self.share.mine], tensors)
 
 
@@ -227,16 +226,23 @@ class Loop:
     def batches(self) -> Iterator[Batch]:
         """This process's examples of every step that is left."""
         acc, t = self.accelerator, self.stage.settings
-        steps = Steps(self.stage, self.run.seed, acc.process_index, acc.num_processes)
+        steps = Steps(self.stage, acc.process_index, acc.num_processes)
+        workers = self.run.workers
+        again = (
+            self.step % workers if workers else 0
+        )  # so that each worker has the steps it always has
         loader = DataLoader(
             steps,
             batch_size=None,
-            sampler=range(self.step, t.steps),
+            sampler=range(self.step - again, t.steps),
             collate_fn=as_it_is,
-            num_workers=self.run.workers,
+            num_workers=workers,
+            multiprocessing_context="fork"
+            if workers
+            else None,  # a stage cannot be sent, but inherited
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
-        return iter(loader)
+        return islice(loader, again, None)
 
     def advance(self, batch: Batch) -> list[NamedTuple]:
         """One step of the optimiser; returns the losses of the parts."""

@@ -35,9 +35,8 @@ def offsets(kind: str, h: int, w: int, kernel: int) -> Tensor:
 
     Raises ValueError for an unknown kind, an empty grid and a kernel without a middle.
     """
-    check_sizes(h=h, w=w, kernel=kernel)
-    if kernel % 2 == 0:
-        raise ValueError(f"the convolution's kernel must be odd, not {kernel}; try {kernel + 1}")
+    check_sizes(h=h, w=w)
+    check_kind(kind, kernel)
     if kind == "row":
         return torch.arange(w + 1)
     if kind == "column":
@@ -46,9 +45,7 @@ def offsets(kind: str, h: int, w: int, kernel: int) -> Tensor:
         r = kernel // 2
         reach = {a * w + b for a in range(r + 1) for b in range(-r, r + 1) if a * w + b >= 0}
         return torch.tensor(sorted(reach))
-    if kind == "full":
-        return torch.arange(h * w)
-    raise ValueError(f"unknown kind of layer {kind!r}; choose one of {', '.join(KINDS)}")
+    return torch.arange(h * w)
 
 
 def image_mask(kind: str, h: int, w: int, kernel: int) -> Tensor:
@@ -74,6 +71,7 @@ def convolution_mask(h: int, w: int, kernel: int) -> Tensor:
 
 def stream_mask(kind: str, prefix: int, h: int, w: int, kernel: int) -> Tensor:
     """The mask of the whole stream, (P + N, P + N): prefix causal, image sees all of the prefix."""
+    check_sizes(prefix=prefix, h=h, w=w)
     mask = causal_mask(prefix + h * w)
     mask[prefix:, prefix:] = image_mask(kind, h, w, kernel)
     return mask
@@ -159,6 +157,15 @@ def layer_schedule(L: int) -> tuple[str, ...]:
     check_sizes(L=L)
     kinds = ["column" if (i - 2) % 4 == 0 else "row" for i in range(1, L)]
     return (*kinds, "convolution")
+
+
+def check_kind(kind: str, kernel: int) -> None:
+    """Raise ValueError for an unknown kind of layer and for a kernel without a middle."""
+    check_sizes(kernel=kernel)
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of layer {kind!r}; choose one of {', '.join(KINDS)}")
+    if kernel % 2 == 0:
+        raise ValueError(f"the convolution's kernel must be odd, not {kernel}; try {kernel + 1}")
 
 
 def check_sizes(**sizes: int) -> None:

@@ -52,8 +52,11 @@ class Tokenizer:
         """The caption's BPE tokens, without padding and of any length."""
         return self.bpe.encode(caption).ids
 
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Captions → text tokens (B, T), int64. Raises ValueError for an empty or too long caption."""
+    def encode(self, captions: Sequence[str], cut: bool = False) -> Tensor:
+        """Captions → text tokens (B, T), int64. Raises ValueError for an empty or too long caption.
+
+        cut: keep the first T tokens of a too long one instead, for captions that nobody is there to shorten.
+        """
         for caption in captions:
             check_text(caption)
         rows = []
@@ -61,12 +64,12 @@ class Tokenizer:
             n = len(encoding.ids)
             if not caption.strip():
                 raise ValueError("the caption is empty; describe a picture, e.g. 'a red circle'")
-            if n > self.T:
+            if n > self.T and not cut:
                 raise ValueError(
                     f"the caption has {n} tokens, this model reads at most {self.T}; "
                     f"shorten it: {shorten(caption)!r}"
                 )
-            rows.append(encoding.ids + [self.V + p for p in range(n, self.T)])
+            rows.append(encoding.ids[: self.T] + [self.V + p for p in range(n, self.T)])
         return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.T)
 
     def decode(self, ids: Sequence[int]) -> str:

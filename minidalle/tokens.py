@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import Source, to_float
+from .data import Reading, Source, to_float
 from .dvae import DVAE
 from .files import fingerprint, text_fingerprint, write_atomically
 from .show import quiet
@@ -60,26 +60,28 @@ def encode_once(
     source: Source,
     pictures: int,
     folder: Path,
-    mine: Callable[[int], bool] = lambda k: True,
+    index: int = 0,
+    processes: int = 1,
     wait: Callable[[], None] = lambda: None,
     say: Callable[[str], object] = tqdm.write,
 ) -> ImageTokens:
     """Encode the first pictures of a source, or read what an earlier call with the same dVAE wrote.
 
-    mine: whether this process encodes file k; wait: until all processes have encoded theirs. Raises
-    ValueError if there are fewer pictures than asked for.
+    index, processes: this process encodes every ``processes``-th file; wait: until all have encoded theirs.
+    A source of fewer pictures gives them again.
     """
-    if pictures > len(source):
-        raise ValueError(f"{pictures} pictures to encode, but the source has {len(source)}")
     key = tokens_key(dvae, source, pictures)
     ranges = [range(k, min(k + SHARD, pictures)) for k in range(0, pictures, SHARD)]
     paths = [folder / key / f"{k:05d}.safetensors" for k in range(len(ranges))]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
+    reading = Reading(source)
     bar = tqdm(total=pictures, desc="tokens", unit="picture", disable=quiet(), leave=False)
     with bar:
-        for k, (path, indices) in enumerate(zip(paths, ranges, strict=True)):
-            if mine(k) and not is_whole(path, key, len(indices), say):
-                write_shard(path, key, *encode_pictures(dvae, source, indices, bar.update))
+        for k in range(index, len(paths), processes):
+            if not is_whole(paths[k], key, len(ranges[k]), say):
+                before = k // processes * SHARD  # pictures that this process has encoded
+                encoded = encode_pictures(dvae, reading, ranges[k], before, bar.update)
+                write_shard(paths[k], key, *encoded)
     wait()
     return ImageTokens(paths)
 
@@ -87,19 +89,21 @@ def encode_once(
 @torch.no_grad()
 def encode_pictures(
     dvae: DVAE,
-    source: Source,
-    indices: Sequence[int],
+    reading: Reading,
+    positions: range,
+    before: int,
     done: Callable[[int], object] = lambda n: None,
     batch: int = 64,
 ) -> tuple[list[str], Tensor]:
     """Captions and image tokens (n, N) of some examples; the dVAE is left as it is.
 
-    In 32 bit, as when pictures are judged: rounding would move some tokens to a neighbour.
+    before: see `Reading.take`. In 32 bit, as when pictures are judged: rounding would move some tokens to a
+    neighbour.
     """
     device = next(dvae.parameters()).device
     captions, tokens = [], []
-    for k in range(0, len(indices), batch):
-        examples = [source[i] for i in indices[k : k + batch]]
+    for k in range(0, len(positions), batch):
+        examples = reading.take(positions[k : k + batch], before + k)
         pictures = to_float([example.picture for example in examples]).to(device)
         tokens.append(dvae.encode(pictures).cpu())
         captions += [example.caption for example in examples]

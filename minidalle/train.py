@@ -11,21 +11,23 @@ import errno
 import json
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 from tqdm.auto import tqdm
 
 from . import checkpoint
 from .bundle import Bundle
 from .dalle import DALLE, IGNORED, DALLEConfig
-from .data import Source, World, caption, generator_of, to_float, to_uint8
+from .data import Order, Reading, Source, generator_of, source, to_float, to_uint8
 from .device import autocast, choose_precision, describe
 from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
 from .files import write_atomically, write_json
@@ -43,6 +45,7 @@ C = TypeVar("C")  # a configuration
 M = TypeVar("M")  # the model it describes
 
 HELD_BACK = 256  # pictures of the test split that reports are made on
+ROOMY, LONGEST = 32, 64  # text positions for captions of people; the most that they are raised to
 SHOWN = 16  # pictures of a grid of samples
 USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
 
@@ -57,10 +60,24 @@ class Unseen(NamedTuple):
 # ------------------------------------------------------------------------------------------- stage 0
 
 
-def train_tokenizer(data: Source, V: int, T: int, captions: int = 20_000) -> Tokenizer:
-    """Learn BPE merges from the captions of training examples. Chapter 3."""
-    n = min(captions, len(data))
-    return Tokenizer.train((caption(data, i) for i in range(n)), V, T)
+def train_tokenizer(
+    data: Source, V: int, T: int, path: Path | None = None, captions: int = 20_000
+) -> Tokenizer:
+    """Learn BPE merges from the first captions of the training split, or read them from ``path`` if they are
+    there, else write them to it. Chapter 3.
+
+    T: text positions. Captions that people wrote, who will ask for other things in other words, get at least
+    ``ROOMY``, and as many as the longest of them needs, up to ``LONGEST``.
+    """
+    texts = data.captions(captions)
+    there = path is not None and path.exists()
+    tokenizer = Tokenizer.load(path, T) if there else Tokenizer.train(texts, V, T)
+    if path and not there:
+        write_atomically(path, lambda file: file.write(tokenizer.to_json().encode()))
+    if data.label != "world":
+        longest = max(len(tokenizer.ids(text)) for text in texts)
+        tokenizer.T = max(T, ROOMY, min(LONGEST, longest))
+    return tokenizer
 
 
 # ------------------------------------------------------------------------------------------- stage 1
@@ -69,10 +86,20 @@ def train_tokenizer(data: Source, V: int, T: int, captions: int = 20_000) -> Tok
 def dvae_stage(
     config: DVAEConfig, t: DVAETraining, data: Source, unseen: Unseen, seed: int
 ) -> Stage:
-    """Minimise the negative ELB; the result is the average of the weights. Chapter 5."""
+    """Minimise the negative ELB; the result is the average of the weights. Chapter 5.
 
-    def load(indices: list[int], share: Share) -> tuple[Tensor]:
-        return (to_float([data[i].picture for i in indices[share.mine]]),)
+    data: training pictures without end.
+    """
+
+    reading = Reading(data)
+
+    def load(positions: range, share: Share) -> tuple[Tensor]:
+        mine = positions[share.mine]
+        worker = get_worker_info()  # every n-th step is loaded by the same one of n workers
+        before = (
+            positions.start // len(positions) // (worker.num_workers if worker else 1) * len(mine)
+        )
+        return (to_float([example.picture for example in reading.take(mine, before)]),)
 
     def schedules(step: int) -> dict[str, float]:
         tau = cosine(step, *t.tau, int(t.tau_share * t.steps))
@@ -88,7 +115,6 @@ def dvae_stage(
         name="dVAE",
         model=seeded(seed, DVAE, config).to(memory_format=torch.channels_last),
         settings=t,
-        n=len(data),
         load=load,
         loss=loss,
         optimizer=lambda model: adamw(model, t.lr, (0.9, 0.999), t.weight_decay),
@@ -144,11 +170,11 @@ def dalle_stage(
     seed: int,
 ) -> Stage:
     """Minimise 1/8 text + 7/8 image cross-entropy over (text, image) tokens. Chapter 8."""
-    model = seeded(seed, DALLE, config)
+    model, order = seeded(seed, DALLE, config), Order(len(tokens), seed)
 
-    def load(indices: list[int], share: Share) -> tuple[Tensor, Tensor, Tensor]:
-        captions, images = zip(*(tokens[i] for i in indices), strict=True)
-        text = tokenizer.encode(captions)
+    def load(positions: range, share: Share) -> tuple[Tensor, Tensor, Tensor]:
+        captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
+        text = tokenizer.encode(captions, cut=True)
         targets = (model.targets(text) != IGNORED).sum() / share.parts  # of all processes
         return text[share.mine], torch.stack(images[share.mine]), targets
 
@@ -156,7 +182,6 @@ def dalle_stage(
         name="DALL·E",
         model=model,
         settings=t,
-        n=len(tokens),
         load=load,
         loss=lambda model, batch: model.loss(*batch.tensors),
         optimizer=partial(dalle_optimizer, t),
@@ -183,29 +208,32 @@ def train(
     preset: Preset,
     out: Path,
     seed: int = 0,
-    data: Source | None = None,
-    test: Source | None = None,
+    data: str = "world",
+    filtered: bool | None = None,
     rank: int = 0,
     workers: int = 0,
 ) -> Bundle:
     """Train every stage of a preset into the folder ``out``, or go on with that, and return the bundle.
 
-    data, test: other sources than the preset's world. rank: of PowerSGD, between several processes; 0 sends
-    gradients as they are. workers: processes that load pictures.
+    data, filtered: see `data.source`. rank: of PowerSGD, between several processes; 0 sends gradients as
+    they are. workers: processes that load pictures.
     Raises FileExistsError if the folder already holds a trained model, which is never overwritten, or
-    files that are no run's; ValueError if it is a run with other settings; OSError when the disk is full.
+    files that are no run's; ValueError if it is a run with other settings; OSError or ValueError if there
+    are no pictures; OSError when the disk is full.
     """
-    out, where = Path(out), preset.where
-    data = data or World(preset.families, preset.dvae.size, "train", seed, where)
-    test = test or World(preset.families, preset.dvae.size, "test", seed, where)
-    settings = {"seed": seed, "rank": rank, "preset": asdict(preset)}
-    settings |= {"data": data.fingerprint, "test": test.fingerprint}
-    acc = accelerator(rank)
+    out, acc = Path(out), accelerator(rank)
     if rank and acc.num_processes == 1:
         raise ValueError(
             f"PowerSGD (rank {rank}) compresses what processes send each other, and there is only one; "
             "start several with accelerate launch, or leave it out"
         )
+    check_folder(out)
+    about = {"filtered": filtered, "families": preset.families, "where": preset.where}
+    learned, test = (
+        source(data, preset.dvae.size, split, seed, **about) for split in ("train", "test")
+    )
+    settings = {"seed": seed, "data": data, "rank": rank, "filtered": filtered}
+    settings |= {"preset": asdict(preset), "pictures": [learned.fingerprint, test.fingerprint]}
     if acc.is_main_process:
         open_run(out, settings)
     acc.wait_for_everyone()
@@ -213,7 +241,7 @@ def train(
         out, acc, Log(out / "log.jsonl" if acc.is_main_process else None), seed, rank, workers
     )
     try:
-        return train_stages(preset, run, data, test)
+        return train_stages(preset, run, learned, test)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -222,45 +250,49 @@ def train(
         acc.end_training()
 
 
-def train_stages(preset: Preset, run: Run, data: Source, test: Source) -> Bundle:
+def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bundle:
     """Tokenizer, dVAE, tokens, DALL·E, bundle; what is there already is read."""
     acc, log, seed = run.accelerator, run.log, run.seed
     several = f" in {acc.num_processes} processes" if acc.num_processes > 1 else ""
     log.say(f"training {preset.name!r} on {describe(acc.device)}{several}")
-    examples = [test[i] for i in range(min(HELD_BACK, len(test)))]
+    if acc.is_main_process:
+        list_skipped((learned, test), run.out)
+    if not (examples := list(islice(test, HELD_BACK))):
+        log.say("warning: no picture fell into the test split; reports are of training pictures")
+        test, examples = learned, list(islice(learned, HELD_BACK))
     captions = [example.caption for example in examples]
     unseen = Unseen(to_float([example.picture for example in examples]), captions)
 
-    path = run.out / "tokenizer.json"
-    if acc.is_main_process and not path.exists():
-        text = train_tokenizer(data, preset.dalle.V, preset.dalle.T).to_json()
-        write_atomically(path, lambda file: file.write(text.encode()))
-    acc.wait_for_everyone()
-    tokenizer = Tokenizer.load(path, preset.dalle.T)
-    log.report("tokenizer", 0, V=tokenizer.V)
+    with acc.main_process_first():
+        size = preset.dalle.V, preset.dalle.T
+        tokenizer = train_tokenizer(learned, *size, path=run.out / "tokenizer.json")
+    log.report("tokenizer", 0, V=tokenizer.V, T=tokenizer.T)
 
-    dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, data, unseen, seed), run)  # frozen
+    first, second = learned.training(1, seed), learned.training(2, seed)
+    dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, first, unseen, seed), run)
     tokens = encode_once(
         dvae,
-        data,
+        second,
         preset.dalle_training.pictures,
         run.out / "tokens",
-        mine=lambda k: k % acc.num_processes == acc.process_index,
-        wait=acc.wait_for_everyone,
-        say=log.say,
+        acc.process_index,
+        acc.num_processes,
+        acc.wait_for_everyone,
+        log.say,
     )
-    log.report("tokens", 0, pictures=len(tokens))
-    text = tokenizer.encode(captions)
+    cut = sum(len(tokenizer.ids(tokens[i][0])) > tokenizer.T for i in range(len(tokens)))
+    log.report("tokens", 0, pictures=len(tokens), captions_cut=cut)
+    text = tokenizer.encode(captions, cut=True)
     with torch.no_grad():
         image = dvae.encode(unseen.pictures.to(acc.device))
-    asked = sample_captions(test)
+    asked = sample_captions(test, tokenizer)
 
     def sample(model: DALLE) -> Image.Image:
         return Bundle(preset.name, tokenizer, dvae, model).draw(asked, seed=seed).grid()
 
     dalle = fit(
         dalle_stage(
-            replace(preset.dalle, V=tokenizer.V),
+            replace(preset.dalle, V=tokenizer.V, T=tokenizer.T),
             preset.dalle_training,
             tokenizer,
             tokens,
@@ -273,31 +305,38 @@ def train_stages(preset: Preset, run: Run, data: Source, test: Source) -> Bundle
     # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
     for model in (dvae, dalle):
         model.half().float()
-    bundle = Bundle(preset.name, tokenizer, dvae, dalle)
+    # A model of other pictures says so in its name: `examine` scores models of the world alone.
+    ours = learned.label == "world"
+    name = preset.name if ours else f"{preset.name} · {learned.label}"
+    bundle = Bundle(name, tokenizer, dvae, dalle)
     if acc.is_main_process:
-        bundle.card = run_card(bundle, run.out, seed, data)
+        bundle.card = run_card(bundle, run.out, seed, learned)
         bundle.draw(asked, seed=seed).save(run.out / "samples.png")
         bundle.save(run.out)
     return bundle
 
 
+def check_folder(out: Path) -> None:
+    """Raise FileExistsError unless the folder is new or a run that is not finished."""
+    if (out / "config.json").exists():
+        raise FileExistsError(f"{out} already holds a trained model; choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
+        raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
+
+
 def open_run(out: Path, settings: dict) -> None:
     """Make the folder of a new run, or see that it is a run with the same settings.
 
-    Raises FileExistsError or ValueError, see `train`.
+    Raises ValueError if it is one with others.
     """
-    if (out / "config.json").exists():
-        raise FileExistsError(f"{out} already holds a trained model; choose another --out")
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     path = out / "run.json"
     if path.exists():
         compare(path, json.loads(path.read_text(encoding="utf-8")), settings)
-    elif out.is_dir() and any(out.iterdir()):
-        raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
     (out / "log.jsonl").touch()
     checkpoint.remove_unfinished(out / "checkpoints")
-    write_json(path, settings)
 
 
 def compare(path: Path, before: dict, now: dict, name: str = "") -> None:
@@ -320,15 +359,28 @@ def no_space(run: Run) -> str:
     return f"the disk of {run.out} is full; {kept}: make space and run the same command again"
 
 
-def sample_captions(data: Source, n: int = SHOWN) -> list[str]:
-    """Captions of the first scenes of a source, each once."""
-    return list(dict.fromkeys(caption(data, i) for i in range(min(4 * n, len(data)))))[:n]
+def list_skipped(sources: Iterable[Source], out: Path) -> None:
+    """Say what each source has and what was left out; all of the latter is listed in skipped.jsonl."""
+    lines = []
+    for each in sources:
+        tqdm.write(each.report())
+        lines += [json.dumps(skip._asdict()) + "\n" for skip in each.skipped]
+    if lines:
+        write_atomically(out / "skipped.jsonl", lambda file: file.write("".join(lines).encode()))
+
+
+def sample_captions(data: Source, tokenizer: Tokenizer, n: int = SHOWN) -> list[str]:
+    """The first captions of a source, each once and short enough for the model."""
+    chosen = list(dict.fromkeys(data.captions(4 * n)))[:n]
+    for k, caption in enumerate(chosen):
+        while len(tokenizer.ids(caption)) > tokenizer.T:
+            caption = caption[: len(caption) * 3 // 4]
+        chosen[k] = caption
+    return chosen
 
 
 def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     """A model card: where the bundle comes from, and the last figures of each stage of its log."""
-    world = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
-    origin = world if isinstance(data, World) else f"{len(data)} captioned pictures"
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
     sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
@@ -337,24 +389,30 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
         f"- {stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "stage")
         for stage, line in last.items()
     ]
+    ours = data.label == "world"
+    preset = bundle.name.removesuffix(f" · {data.label}")
+    licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
+    pictures = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
+    if not ours:
+        pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
     return "\n".join(
         [
             f"# minidalle · {bundle.name}",
             "",
-            "Weights for the package beside the book *minidalle*. Licence: CC BY 4.0.",
+            f"Weights for the package beside the book *minidalle*. {licence}",
             "",
             "## Provenance",
             "",
-            f"- command: `minidalle train --preset {bundle.name} --seed {seed} --out …`",
+            f"- command: `minidalle train --data {data.label} --preset {preset} --seed {seed} --out …`",
             f"- commit: {commit()}",
             f"- machine: {machine()}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
             f"- parameters: {', '.join(counts)}",
-            f"- data: {origin}",
+            f"- data: {pictures}",
             "",
             "## Last figures of each stage",
             "",
-            "psnr_hard, codes, perplexity and nats per token are of scenes of the test split.",
+            "psnr_hard, codes, perplexity and nats per token are of pictures of the test split.",
             "",
             *figures,
             "",

@@ -1,6 +1,6 @@
 """The transformer: attention in three forms with one meaning, and the blocks around it.  (Chapters 6 and 7)
 
-    dense        every score, then the mask: three lines to read, and the fastest for short streams
+    dense        every score, then the mask: three lines to read; `attend`, or PyTorch's fused kernel
     structured   only the scores of blocks that the mask leaves: O(N · W) instead of O(N²)
     cached       one new position against the keys that it sees, for decoding
 
@@ -9,14 +9,24 @@ over text and image keys together. Not stated by the paper, chosen by us: GELU, 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .device import choose_attention
-from .masks import Blocks, check_sizes, layer_schedule, stream_blocks, stream_mask, visible_keys
+from .masks import (
+    Blocks,
+    check_kind,
+    check_sizes,
+    layer_schedule,
+    stream_blocks,
+    stream_mask,
+    visible_keys,
+)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -30,6 +40,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         forbidden = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device)
         scores = scores + forbidden.masked_fill_(~mask, -torch.inf)
     return scores.softmax(-1).to(v.dtype) @ v
+
+
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """The same by PyTorch's `scaled_dot_product_attention`, which keeps no scores for the backward pass."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
@@ -47,12 +62,19 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     return out.flatten(2, 3).index_select(2, blocks.places)
 
 
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "dense": attend,
+    "fused": attend_fused,
+    "structured": attend_blocks,
+}
+
+
 @lru_cache(maxsize=64)
 def geometry(form: str, kind: str, prefix: int, h: int, w: int, kernel: int, device: torch.device):
-    """What a form of attention needs to know of a mask, made once for a device: the mask itself (dense),
-    its `Blocks` (structured), or the visible keys of every image position (cached)."""
+    """What a form of attention needs to know of a mask, made once for a device: its `Blocks` (structured),
+    the visible keys of every image position (cached), or the mask itself."""
     with torch.inference_mode(False):  # else what sampling makes first could not be trained with
-        if form == "dense":
+        if form in ("dense", "fused"):
             return stream_mask(kind, prefix, h, w, kernel).to(device)
         if form == "structured":
             return Blocks(*(x.to(device) for x in stream_blocks(kind, prefix, h, w, kernel)))
@@ -87,13 +109,14 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """x (B, n, D) → q, k and v in one tensor, (3, B, H, n, d_head)."""
-        return self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
+        return qkv.contiguous()  # one copy here; else each matrix product makes its own
 
-    def forward(self, x: Tensor, mask: Tensor | Blocks) -> Tensor:
-        """x (B, n, D) → (B, n, D), by the dense form for a mask (n, n), the structured one for `Blocks`."""
+    def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
+        """x (B, n, D) → (B, n, D), by one of `FORMS`: dense and fused take a mask (n, n), structured its
+        `Blocks`."""
         q, k, v = self.heads(x)
-        form = attend_blocks if isinstance(mask, Blocks) else attend
-        return self.out(form(q, k, v, mask).transpose(1, 2).flatten(2))
+        return self.out(FORMS[form](q, k, v, mask).transpose(1, 2).flatten(2))
 
     def extend(
         self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
@@ -117,8 +140,8 @@ class Layer(nn.Module):
         self.mlp_norm = nn.LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
 
-    def forward(self, x: Tensor, mask: Tensor | Blocks) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask)
+    def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
+        x = x + self.attention(self.attention_norm(x), mask, form)
         return x + self.mlp(self.mlp_norm(x))
 
     def extend(
@@ -147,6 +170,8 @@ class TransformerConfig:
 
     def __post_init__(self):
         check_sizes(prefix=self.prefix, h=self.h, w=self.w, D=self.D, H=self.H, L=self.L)
+        for kind in self.kinds or ("convolution",):
+            check_kind(kind, self.kernel)
         if self.D % self.H:
             raise ValueError(f"the width {self.D} does not divide into {self.H} heads")
         if self.kinds and len(self.kinds) != self.L:
@@ -161,11 +186,15 @@ class TransformerConfig:
 class Transformer(nn.Module):
     """L layers over the stream of P + N positions, each with the mask of its kind.
 
-    form: "dense" or "structured", or None for the one that is faster on the device (`choose_attention`).
+    form: one of `FORMS`, or None for the one that is fastest on the device (`choose_attention`).
     """
 
     def __init__(self, config: TransformerConfig, form: str | None = None):
         super().__init__()
+        if form not in (None, *FORMS):
+            raise ValueError(
+                f"unknown form of attention {form!r}; choose one of {', '.join(FORMS)}"
+            )
         c = self.config = config
         self.form = form
         self.kinds = c.kinds or layer_schedule(c.L)
@@ -190,7 +219,7 @@ class Transformer(nn.Module):
             raise ValueError(f"the stream must have shape (B, {c.length}, {c.D}), not {shape}")
         form = self.form or choose_attention(x.device, c.length)[0]
         for layer, mask in zip(self.layers, self.geometry(form, x.device), strict=True):
-            x = layer(x, mask)
+            x = layer(x, mask, form)
         return self.norm(x)
 
     def new_cache(self, B: int) -> Cache:
@@ -205,7 +234,11 @@ class Transformer(nn.Module):
         Equal to `forward` on the whole stream, at the cost of the new positions alone; a single image
         position fetches only the keys that its mask allows. Raises ValueError when the stream is full.
         """
-        c, start, end = self.config, cache.length, cache.length + x.shape[1]
+        c, start = self.config, cache.length
+        shape, streams = tuple(x.shape), cache.layers[0].shape[1]
+        if x.ndim != 3 or (x.shape[0], x.shape[2]) != (streams, c.D):
+            raise ValueError(f"new positions must have shape ({streams}, n, {c.D}), not {shape}")
+        end = start + x.shape[1]
         if end > c.length:
             room = c.length - start
             raise ValueError(f"{x.shape[1]} new positions, but the stream has room for {room}")

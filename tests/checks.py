@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minidalle.dalle import DALLE
-from minidalle.transformer import Transformer
+from minidalle.transformer import FORMS, Transformer
 
 TOLERANCE = 1e-5  # of float32 numbers of about size 1
 
@@ -127,7 +127,70 @@ def assert_causal(
         assert moved or t == len(tokens) - 1, f"token {t} moves nothing that comes after it"
 
 
+def assert_own_heads(model: DALLE, text: Tensor, image: Tensor) -> None:
+    """Token k is predicted at the position before it, under the head of its own vocabulary and no other."""
+    T, states = model.config.T, {}
+    hook = model.transformer.norm.register_forward_hook(lambda m, a, out: states.update(x=out))
+    both = model(text[:1], image[:1])
+    hook.remove()
+    heads = (model.text_head.weight, model.image_head.weight)
+    for own, (logits, first) in enumerate(zip(both, (0, T + 1), strict=True)):
+        for k in range(logits.shape[1]):
+            x, *reached = torch.autograd.grad(
+                logits[0, k].sum(), (states["x"], *heads), retain_graph=True, allow_unused=True
+            )
+            at = x[0].abs().amax(-1).nonzero().flatten().tolist()
+            assert at == [first + k], f"token {k} is predicted at {at}, not at {first + k}"
+            assert reached[own].any(), f"token {k} is not predicted by its own head"
+            assert reached[1 - own] is None, f"token {k} reaches the other vocabulary's head"
+
+
+# ------------------------------------------------------------------------------- three forms
+
+
+def assert_forms_agree(model: Transformer, x: Tensor, tolerance: float) -> None:
+    """Dense, fused and structured attention give the same outputs and gradients, in the dtype of x.
+
+    tolerance: of the norm of each difference, as a share of the dense form's norm.
+    """
+    weights = torch.randn(x.shape).to(x.dtype)
+    found = {}
+    for form in FORMS:
+        model.form = form
+        y = model(x.requires_grad_())
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        gradients = torch.autograd.grad((y * weights).sum(), (x, *parameters))
+        found[form] = dict(zip(("output", "x", *names), (y, *gradients), strict=True))
+    scale = max(float(each.detach().norm()) for each in found["dense"].values())
+    for form, tensors in found.items():
+        for name, tensor in tensors.items():
+            tensor, expected = tensor.detach(), found["dense"][name].detach().double()
+            # A bias of the keys moves all scores of a query alike: its gradient is 0, up to rounding.
+            size = max(float(expected.norm()), 0.01 * scale)
+            error = float((tensor.double() - expected).norm()) / size
+            assert error <= tolerance, f"{form} and dense differ by {error:.2g} of {name}"
+
+
 # ------------------------------------------------------------------------------------- the cache
+
+
+def assert_decoding_reads_only(model: Transformer, x: Tensor, allowed: Tensor) -> None:
+    """With a cache, position k fetches nothing but what ``allowed`` (n, n) says: the rest is poisoned.
+
+    A key that is fetched and then masked still costs its fetch; and 0 · NaN is NaN.
+    """
+    with torch.no_grad():
+        expected = model(x)
+        for k in range(model.config.prefix, x.shape[1]):
+            cache = model.new_cache(len(x))
+            model.extend(x[:, :k], cache)
+            for kv in cache.layers:
+                kv[:, :, :, ~allowed[k]] = torch.nan
+            found = model.extend(x[:, k : k + 1], cache)[:, 0]
+            error = (found - expected[:, k]).abs().max()
+            assert error < TOLERANCE * 10, (
+                f"position {k} reads keys outside its mask, or misses some"
+            )
 
 
 def assert_same_with_cache(model: Transformer, x: Tensor, pieces: Sequence[int]) -> None:
@@ -182,7 +245,70 @@ def assert_one_position_per_step(
     assert counter.counts == expected, f"positions a call: {counter.counts}, not {expected}"
 
 
+# ------------------------------------------------------------------------------------ sampling
+
+
+def assert_guided_as_uncached(
+    model: DALLE, text: Tensor, guidance: float, draw: Callable[[], Tensor]
+) -> None:
+    """Greedy guided drawing equals two full forward passes a token, with the caption and without one."""
+    c = model.config
+    image = torch.zeros(len(text), c.N, dtype=torch.int64)
+    empty = torch.arange(c.V, c.V + c.T).expand_as(text)
+    for k in range(c.N):
+        with torch.no_grad():
+            captioned, blank = (model(each, image)[1][:, k] for each in (text, empty))
+        image[:, k] = (blank + guidance * (captioned - blank)).argmax(-1)
+    assert torch.equal(draw(), image)
+
+
+def assert_keeps_k(keep: Callable[[Tensor, int], Tensor]) -> None:
+    """keep(logits (B, K), k) leaves exactly k codes of each row, the largest; k = 1 is greedy."""
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [1.0, 1.0, 1.0, 0.0]])
+    for k in (1, 2, 3, 4):
+        kept = keep(logits, k)
+        assert (kept.isfinite().sum(-1) == k).all(), f"k = {k} keeps another number of codes"
+        worst = logits.sort(-1, descending=True).values[:, k - 1 : k]
+        assert (kept.isfinite() <= (logits >= worst)).all(), f"k = {k} keeps a smaller logit"
+    assert torch.equal(keep(logits, 1).argmax(-1), logits.argmax(-1))
+
+
+# ------------------------------------------------------------------------------------ the tokenizer
+
+
+def assert_lossless(
+    ids: Callable[[str], Sequence[int]], decode: Callable[[Sequence[int]], str], text: str
+) -> None:
+    """Decoding the ids of a (normalised) text gives the text back."""
+    found = decode(ids(text))
+    assert found == text, f"{text!r} came back as {found!r}"
+
+
+def assert_padding_is_apart(ids: Sequence[int], row: Sequence[int], V: int) -> None:
+    """A row of T tokens is the text's own ids, all in 0 … V − 1, then V + p at every later position p."""
+    text, padding = list(row[: len(ids)]), list(row[len(ids) :])
+    assert text == list(ids) and all(0 <= token < V for token in text), f"text in {row}"
+    assert padding == [V + p for p in range(len(ids), len(row))], f"padding in {row}"
+
+
 # ------------------------------------------------------------------------------- the dVAE's parts
+
+
+def assert_pictures(x: Tensor, B: int, size: int) -> None:
+    """Pictures as they are everywhere outside a model: float32 (B, 3, H, W) in [0, 1]."""
+    assert x.shape == (B, 3, size, size), f"the shape is {tuple(x.shape)}"
+    assert x.dtype == torch.float32, f"the type is {x.dtype}"
+    assert x.min() >= 0 and x.max() <= 1, f"they go from {x.min():.3g} to {x.max():.3g}"
+
+
+def assert_encodes_the_same_twice(encode: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """No noise in what stage 2 learns from."""
+    assert torch.equal(encode(x), encode(x)), "encoding is random"
+
+
+def assert_frozen(dvae: nn.Module, step: Callable[[], object]) -> None:
+    """A step of stage 2 leaves every parameter of the dVAE bit for bit as it was."""
+    assert_untouched(step, *dvae.parameters(), *dvae.buffers())
 
 
 def assert_kl_is_per_token(kl: Callable[[Tensor], Tensor], K: int = 7) -> None:

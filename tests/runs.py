@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 import minidalle.checkpoint
+import minidalle.data
 import minidalle.device
 import minidalle.loop
 import minidalle.train
@@ -79,13 +80,14 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 
 class Watched(World):
-    """A world that writes down which pictures this process drew."""
+    """A world that writes down which training pictures this process drew."""
 
     path: Path
 
     def __getitem__(self, index: int) -> Example:
-        with self.path.open("a") as file:
-            file.write(f"{index}\n")
+        if self.split == "train":
+            with self.path.open("a") as file:
+                file.write(f"{index}\n")
         return super().__getitem__(index)
 
 
@@ -166,11 +168,10 @@ def main(out: str, *words: str) -> None:
     if "kill" in options:
         die_at_random(int(options["kill"]))
     small = replace(QUICK, dvae_training=dvae, dalle_training=dalle)
-    data = None
     if "watch" in words:
-        data = Watched(QUICK.families, QUICK.dvae.size, "train", 3, QUICK.where)
         Watched.path = Path(f"{out}.seen{os.environ.get('RANK', 0)}")
-    minidalle.train.train(small, Path(out), 3, data=data, rank=int(options.get("rank", 0)))
+        minidalle.data.World = Watched
+    minidalle.train.train(small, Path(out), 3, rank=int(options.get("rank", 0)))
 
 
 if __name__ == "__main__":

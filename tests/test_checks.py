@@ -5,12 +5,22 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from builders import shake, tiny_dalle, tiny_tokens, tiny_transformer
+from builders import shake, tiny_dalle, tiny_dvae, tiny_tokens, tiny_transformer
 from checks import (
     assert_causal,
+    assert_decoding_reads_only,
+    assert_encodes_the_same_twice,
+    assert_forms_agree,
+    assert_frozen,
+    assert_guided_as_uncached,
+    assert_keeps_k,
     assert_kl_is_per_token,
+    assert_lossless,
     assert_monotone,
     assert_one_position_per_step,
+    assert_own_heads,
+    assert_padding_is_apart,
+    assert_pictures,
     assert_receptive_field,
     assert_relaxes_the_categorical,
     assert_same_logits_with_cache,
@@ -22,9 +32,9 @@ from checks import (
 )
 
 from minidalle.dvae import gumbel_softmax, kl_to_uniform
-from minidalle.generate import Sampling, generate, keep_top_k
+from minidalle.generate import Sampling, generate, guide, keep_top_k
 from minidalle.masks import stream_mask
-from minidalle.transformer import Attention, Cache, Transformer
+from minidalle.transformer import FORMS, Attention, Cache, Transformer, attend_blocks
 
 fails = pytest.raises(AssertionError)
 
@@ -148,6 +158,82 @@ def test_a_model_that_reads_nothing_is_noticed():
         assert_causal(lambda tokens: [torch.zeros(3)] * len(tokens), torch.zeros(4).long(), [3] * 4)
 
 
+def first_image_token_under_the_text_head(model):
+    """An off-by-one of the slice, where both heads happen to be wide enough."""
+
+    def forward(text, image):
+        x = model.transformer(torch.cat([model.embed_prefix(text), model.embed_image(image)], 1))
+        T, K = model.config.T, model.config.K
+        first = model.text_head(x[:, T + 1 : T + 2])[..., :K]
+        image_logits = torch.cat([first, model.image_head(x[:, T + 2 : -1])], 1)
+        return model.text_head(x[:, :T]), image_logits
+
+    return forward
+
+
+def last_text_token_from_start_of_image(model):
+    """Text positions are counted from one too late."""
+
+    def forward(text, image):
+        x = model.transformer(torch.cat([model.embed_prefix(text), model.embed_image(image)], 1))
+        T = model.config.T
+        return model.text_head(x[:, 1 : T + 1]), model.image_head(x[:, T + 1 : -1])
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "fault", [first_image_token_under_the_text_head, last_text_token_from_start_of_image]
+)
+def test_a_token_under_the_wrong_head_is_noticed(fault):
+    """Or at the wrong position."""
+    model = tiny_dalle()
+    tokens = tiny_tokens(model, 1)
+    assert_own_heads(model, *tokens)
+    model.forward = fault(model)
+    with fails:
+        assert_own_heads(model, *tokens)
+
+
+# ----------------------------------------------------------------------------------------- forms
+
+
+def unmasked(q, k, v, blocks):
+    """Fetches the keys of the block and forgets which of them each query may see."""
+    return attend_blocks(q, k, v, blocks._replace(allowed=torch.ones_like(blocks.allowed)))
+
+
+def out_of_place(q, k, v, blocks):
+    """The blocks' outputs are put back in the blocks' order."""
+    n = len(blocks.places)
+    order = blocks.queries.flatten().unique(return_inverse=True)[1]
+    return attend_blocks(q, k, v, blocks._replace(places=order[:n]))
+
+
+def one_key_short(q, k, v, blocks):
+    """The first key of the text is left out."""
+    allowed = blocks.allowed.clone()
+    allowed[..., 0] &= blocks.queries[..., None].lt(1)[..., 0]
+    return attend_blocks(q, k, v, blocks._replace(allowed=allowed))
+
+
+def without_gradient(q, k, v, blocks):
+    """The right outputs; values that learn nothing."""
+    return attend_blocks(q, k, v.detach(), blocks)
+
+
+@pytest.mark.parametrize("fault", [unmasked, out_of_place, one_key_short, without_gradient])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_wrong_structured_form_is_noticed(fault, dtype, monkeypatch):
+    """In outputs or in gradients; also at the tolerance that 8 bits of precision need."""
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 6e-2}[dtype]
+    model, x = tiny_transformer(L=3, h=5, w=7).to(dtype), torch.randn(1, 38, 8).to(dtype)
+    assert_forms_agree(model, x, tolerance)
+    monkeypatch.setitem(FORMS, "structured", fault)
+    with fails:
+        assert_forms_agree(model, x, tolerance)
+
+
 # ---------------------------------------------------------------------------------------- caches
 
 
@@ -198,6 +284,29 @@ def test_a_wrong_cache_is_noticed(fault):
         assert_same_with_cache(model, x, pieces)
 
 
+class FetchesAll(Transformer):
+    """Decodes against every cached key under a mask: the right numbers at the dense price."""
+
+    def extend(self, x, cache):
+        end = cache.length + x.shape[1]
+        masks = [self.mask(kind)[cache.length : end, :end] for kind in self.kinds]
+        for layer, kv, mask in zip(self.layers, cache.layers, masks, strict=True):
+            x = layer.extend(x, kv, cache.length, mask, torch.arange(end))
+        cache.length = end
+        return self.norm(x)
+
+
+def test_a_cache_that_fetches_what_the_mask_forbids_is_noticed():
+    """Its outputs are right, so only the poisoned keys tell."""
+    model, x = tiny_transformer(("row", "row")), torch.randn(1, 15, 8)
+    expected = stream_matrix("row", 3, 3, 4, 3)
+    assert_decoding_reads_only(model, x, expected)
+    model.__class__ = FetchesAll
+    assert_same_with_cache(model, x, (3,) + (1,) * 12)
+    with fails:
+        assert_decoding_reads_only(model, x, expected)
+
+
 def test_a_position_that_restarts_with_every_step_is_noticed():
     """Row and column embeddings of raster position 0 for every new token."""
     model = tiny_dalle()
@@ -230,6 +339,170 @@ def test_a_cache_that_is_not_used_is_noticed():
     known.clear()
     with fails:
         assert_one_position_per_step(model, draw)
+
+
+# -------------------------------------------------------------------------------------- guidance
+
+
+def shares_the_caption(model):
+    """The stream without a caption is given the caption after all."""
+    begin, seen = model.begin, []
+
+    def wrong(text):
+        seen.append(text)
+        return begin(seen[0])
+
+    return wrong
+
+
+def shares_the_cache(model):
+    """Both streams write into one cache: the second continues the first's keys."""
+    begin, caches = model.begin, []
+
+    def wrong(text):
+        logits, cache = begin(text)
+        caches.append(cache)
+        return logits, caches[0]
+
+    return wrong
+
+
+@pytest.mark.parametrize("fault", [shares_the_caption, shares_the_cache])
+def test_wrong_guidance_is_noticed(fault):
+    """By the pictures it draws."""
+    model = tiny_dalle()
+    text, _ = tiny_tokens(model, 5)
+
+    strong = 30.0  # so that what a caption adds decides which code is likeliest
+
+    def draw():
+        return generate(model, text, torch.Generator(), sampling=Sampling(0.0, guidance=strong))
+
+    assert_guided_as_uncached(model, text, strong, draw)
+    model.begin = fault(model)
+    with fails:
+        assert_guided_as_uncached(model, text, strong, draw)
+
+
+def test_guidance_that_zeroes_the_prompt_is_noticed():
+    """The caption is blanked where it stands, so the caller has lost it."""
+    model = tiny_dalle()
+    text, _ = tiny_tokens(model, 2)
+
+    def draw(text):
+        captioned = model.begin(text)[0]
+        return guide(torch.cat([captioned, model.begin(text.mul_(0))[0]]), 2.0)
+
+    with fails:
+        assert_untouched(lambda: draw(text), text)
+
+
+# ----------------------------------------------------------------------------------------- top-k
+
+
+def share_of_the_joint_vocabulary(logits, k, V=20):
+    """A share of text and image logits together, as if there were so many codes."""
+    return keep_top_k(logits, max(1, round(k / logits.shape[-1] * (V + logits.shape[-1])) - V))
+
+
+def above_the_kth(logits, k):
+    """A threshold, which lets all equals in."""
+    return logits.masked_fill(logits < logits.topk(k).values[:, -1:], -torch.inf)
+
+
+WRONG_TOP_K = {
+    "share of the joint vocabulary": share_of_the_joint_vocabulary,
+    "threshold": above_the_kth,
+    "ignored": lambda logits, k: logits,
+    "the smallest": lambda logits, k: keep_top_k(-logits, k),
+    "one too many": lambda logits, k: keep_top_k(logits, min(k + 1, logits.shape[-1])),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_TOP_K)
+def test_a_wrong_top_k_is_noticed(fault):
+    """Each of the ways in which it has been got wrong."""
+    assert_keeps_k(keep_top_k)
+    with fails:
+        assert_keeps_k(WRONG_TOP_K[fault])
+
+
+# ------------------------------------------------------------------------------------- tokenizer
+
+WORDS = {"a": 0, "red": 1, "circle": 2}
+
+
+def test_a_tokenizer_that_drops_text_is_noticed():
+    """Unknown words vanish; the first id is taken for padding."""
+
+    def ids(text):
+        return [WORDS[word] for word in text.split() if word in WORDS]
+
+    def decode(ids):
+        return " ".join(list(WORDS)[i] for i in ids)
+
+    assert_lossless(ids, decode, "a red circle")
+    with fails:
+        assert_lossless(ids, decode, "a crimson circle")
+    with fails:
+        assert_lossless(ids, lambda ids: decode([i for i in ids if i != 0]), "a red circle")
+
+
+def test_padding_that_is_a_real_token_is_noticed():
+    """Id 0 for both, one padding for all positions, or positions counted from the caption's end."""
+    text = [5, 0, 3]
+    assert_padding_is_apart(text, [5, 0, 3, 13, 14], 10)
+    for padding in ([0, 0], [10, 10], [10, 11]):
+        with fails:
+            assert_padding_is_apart(text, text + padding, 10)
+    with fails:
+        assert_padding_is_apart([5, 12], [5, 12, 12], 10)
+
+
+# -------------------------------------------------------------------------------- dVAE, pictures
+
+WRONG_PICTURES = {
+    "from −1 to 1": lambda x: 2 * x - 1,
+    "bytes": lambda x: (255 * x).byte(),
+    "0 to 255": lambda x: 255 * x,
+    "channels last": lambda x: x.permute(0, 2, 3, 1),
+    "double": lambda x: x.double(),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_PICTURES)
+def test_pictures_that_break_the_contract_are_noticed(fault):
+    """Another range, type or order than everywhere else."""
+    x = torch.rand(2, 3, 8, 8)
+    assert_pictures(x, 2, 8)
+    with fails:
+        assert_pictures(WRONG_PICTURES[fault](x), 2, 8)
+
+
+def test_a_dvae_that_samples_its_tokens_is_noticed():
+    """Noise at encode time: stage 2 would learn from another picture each time."""
+    dvae, x = shake(tiny_dvae(logit_norm=True)), torch.rand(8, 3, 8, 8)
+    assert_encodes_the_same_twice(dvae.encode, x)
+    with fails:
+        assert_encodes_the_same_twice(lambda x: gumbel_softmax(dvae.logits(x), 1.0).argmax(1), x)
+
+
+def test_a_frozen_dvae_that_decays_is_noticed():
+    """It gets no gradient to speak of, but it is in the optimiser, and weight decay shrinks it."""
+    dvae, model = tiny_dvae(), tiny_dalle(K=11, h=2, w=2)
+    text, image = tiny_tokens(model)
+    for p in dvae.parameters():
+        p.grad = torch.zeros_like(p)
+
+    def step(*modules):
+        parameters = [p for module in modules for p in module.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.5)
+        model.loss(text, image).loss.backward()
+        optimizer.step()
+
+    assert_frozen(dvae, lambda: step(model))
+    with fails:
+        assert_frozen(dvae, lambda: step(model, dvae))
 
 
 # ------------------------------------------------------------------------------------ KL, Gumbel

@@ -106,6 +106,17 @@ BAD = {
     "output below a file": (["draw", "a", "--model", MODEL, "--out", "file/a.png"], "file"),
     "unwritable output": (["draw", "a", "--model", MODEL, "--out", "/proc/a.png"], "/proc"),
     "unknown preset": (["train", "--preset", "huge", "--out", "r"], "'huge'.*ci, tiny"),
+    "unknown data": (["train", "--data", "zip:a", "--out", "r"], "folder:PATH.*not 'zip:a'"),
+    "no folder": (["train", "--data", "folder:nowhere", "--out", "r"], "no folder nowhere"),
+    "no pictures in it": (["train", "--data", "folder:.", "--out", "r"], "no pictures in"),
+    "a file as folder": (["train", "--data", "folder:file", "--out", "r"], "no folder file"),
+    "no shards": (["train", "--data", "webdataset:{0..3}.tar", "--out", "r"], "no tar file fits"),
+    "half a brace": (
+        ["train", "--data", "webdataset:{0..3.tar", "--out", "r"],
+        "(?i)no tar file|brace",
+    ),
+    "no data set": (["train", "--data", "hub:./nowhere", "--out", "r"], "no folder ./nowhere"),
+    "hub setting": (["train", "--data", "hub:a,b=c", "--out", "r"], "unknown setting 'b'"),
     "train without out": (["train"], "Missing option '--out'"),
     "trained already": (["train", "--out", MODEL], "already holds a trained model"),
     "train into a full folder": (["train", "--out", "."], "holds other files"),
@@ -207,13 +218,15 @@ def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
     assert not list(Path("run").rglob(".*"))
 
 
-@pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world"])
+@pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world", "bench"])
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""
     code, out, err = run(monkeypatch, capsys, *command.split(), "--help")
     assert code == 0 and err == ""
     for option in re.findall(r"^ +(--[a-z-]+) .*$", out, re.MULTILINE):
-        assert re.search(rf"{option} +(<.*?>)?\s+\S", out), f"{option} is not explained"
+        assert re.search(rf"{option}( / --no-\S+)? +(<.*?>)?\s+\S", out), (
+            f"{option} is not explained"
+        )
 
 
 def test_the_example_of_the_help_works(monkeypatch, capsys):

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from builders import shake, tiny_dvae
 from checks import (
+    assert_encodes_the_same_twice,
     assert_kl_is_per_token,
+    assert_pictures,
     assert_relaxes_the_categorical,
     assert_untouched,
 )
@@ -111,6 +113,7 @@ def test_encoding_is_not_random():
     torch.nn.init.zeros_(model.encoder.layers[-1].bias)
     tokens = model.encode(x)
     assert len(tokens.unique()) > 1
+    assert_encodes_the_same_twice(model.encode, x)
     assert torch.equal(model.encode(x), tokens)
     assert torch.equal(model.eval().encode(x), tokens)
     assert torch.equal(torch.cat([model.encode(each[None]) for each in x]), tokens)
@@ -151,7 +154,7 @@ def test_decoded_pictures_lie_between_0_and_1(tokens):
     with torch.no_grad():
         model.decoder.layers[-2].weight.mul_(100)
     x = model.decode(torch.tensor([tokens]))
-    assert x.dtype == torch.float32 and x.min() >= 0 and x.max() <= 1
+    assert_pictures(x, 1, 8)
 
 
 def test_hard_decoding_is_soft_decoding_of_a_one_hot():
@@ -176,6 +179,9 @@ def test_arguments_are_left_alone():
         (torch.rand(2, 8, 8, 3), r"\(B, 3, 8, 8\).*\(2, 8, 8, 3\)"),
         (torch.rand(2, 1, 8, 8), r"\(B, 3, 8, 8\).*\(2, 1, 8, 8\)"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "uint8.*255"),
+        (torch.full((2, 3, 8, 8), 255.0), r"in \[0, 1\].*255 to 255"),
+        (torch.full((2, 3, 8, 8), -0.5), r"in \[0, 1\].*-0.5 to -0.5"),
+        (torch.full((2, 3, 8, 8), torch.nan), r"in \[0, 1\].*nan"),
     ],
 )
 def test_wrong_pictures_are_errors(x, words):
@@ -202,9 +208,23 @@ def test_wrong_tokens_are_errors(tokens, words):
         tiny_dvae().decode(tokens)
 
 
+def test_codes_of_another_shape_are_errors():
+    """The message has both shapes."""
+    with pytest.raises(ValueError, match=r"\(B, 11, 2, 2\).*\(1, 10, 2, 2\)"):
+        tiny_dvae().decode_soft(torch.zeros(1, 10, 2, 2))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"size": 10}, "10 pixels.*cells of 4"), ({"likelihood": "cauchy"}, "cauchy.*gaussian")],
+    [
+        ({"size": 10}, "10 pixels.*cells of 4"),
+        ({"likelihood": "cauchy"}, "cauchy.*gaussian"),
+        ({"input_kernel": 4}, "input_kernel must be odd, not 4"),
+        ({"groups": 0}, "groups must be at least 1, not 0"),
+        ({"blocks": -1}, "blocks must be at least 1, not -1"),
+        ({"K": 1}, "K must be at least 2, not 1"),
+        ({"width": 3}, "width 3.*bottleneck of 4"),
+    ],
 )
 def test_wrong_configurations_are_errors(changes, words):
     """The message names what does not fit."""
@@ -254,6 +274,33 @@ def test_gumbel_softmax_is_finite_at_extremes(scale, tau, seed):
     z.square().sum().backward()
     assert z.isfinite().all() and logits.grad.isfinite().all()
     torch.testing.assert_close(z.sum(1), torch.ones(2, 3, 2))
+
+
+@pytest.mark.parametrize("tau", [0.3, 1.0])
+def test_straight_through_is_hard_forwards_and_soft_backwards(tau):
+    """The values of a one-hot at the relaxed sample's argmax, the gradient of the relaxed sample itself."""
+    logits = torch.randn(2, 5, 3, 2, requires_grad=True)
+    weights = torch.randn(2, 5, 3, 2)
+    samples, gradients = [], []
+    for straight_through in (False, True):
+        generator = torch.Generator().manual_seed(1)
+        z = gumbel_softmax(logits, tau, 1, generator, straight_through)
+        samples.append(z.detach())
+        gradients += torch.autograd.grad((z * weights).sum(), logits)
+    soft, hard = samples
+    one_hot = F.one_hot(soft.argmax(1), 5).movedim(-1, 1).float()
+    torch.testing.assert_close(hard, one_hot, atol=1e-6, rtol=0)
+    assert torch.equal(*gradients)
+
+
+def test_straight_through_equals_torchs_under_one_seed():
+    """The library's ``hard=True``."""
+    logits = torch.randn(4, 7)
+    torch.manual_seed(3)
+    expected = F.gumbel_softmax(logits, 0.5, hard=True)
+    torch.manual_seed(3)
+    found = gumbel_softmax(logits, 0.5, dim=-1, straight_through=True)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_cold_sample_is_a_one_hot():
@@ -346,7 +393,7 @@ def test_the_likelihood_is_best_at_the_picture_itself(likelihood):
     nll = [model.nll(x, torch.cat([mu + d, *rest], 1)).mean() for d in (-0.1, 0.0, 0.1)]
     assert nll[1] < min(nll[0], nll[2])
     model.decoder.forward = lambda z: torch.cat([mu, *rest], 1)
-    torch.testing.assert_close(model.decode_soft(None), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.decode_soft(torch.zeros(1, 11, 2, 2)), x, atol=1e-5, rtol=0)
 
 
 # ------------------------------------------------------------------------------------ KL and ELB

@@ -5,7 +5,12 @@ import math
 import pytest
 import torch
 from builders import tiny_dalle, tiny_tokens
-from checks import assert_one_position_per_step, assert_untouched
+from checks import (
+    assert_guided_as_uncached,
+    assert_keeps_k,
+    assert_one_position_per_step,
+    assert_untouched,
+)
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -81,6 +86,11 @@ def test_top_p_keeps_the_fewest_codes_that_reach_p(row, p):
     assert float(probability[kept].sum()) >= p - 1e-9
     assert float(probability[kept].sum() - probability[kept].min()) < p + 1e-9
     assert kept.all() or probability[kept].min() >= probability[~kept].max()
+
+
+def test_top_k_keeps_k_whatever_ties():
+    """The check that the planted faults of top-k fail."""
+    assert_keeps_k(keep_top_k)
 
 
 def test_top_p_of_1_keeps_everything():
@@ -274,6 +284,14 @@ def test_settings_that_mean_nothing_are_errors(model, text, settings):
         draw(model, text, **settings)
 
 
+def test_numbers_must_fit_the_logits():
+    """One for each row; the message has both shapes."""
+    with pytest.raises(ValueError, match=r"\(2, 3\) and \(1,\)"):
+        choose(torch.zeros(2, 3), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"\(3,\) and \(3,\)"):
+        choose(torch.zeros(3), torch.zeros(3))
+
+
 def test_captions_are_checked(model):
     """An id out of range does not reach a kernel."""
     with pytest.raises(ValueError, match="text tokens must lie in 0 … 23"):
@@ -308,6 +326,13 @@ def test_guided_drawing_is_what_uncached_models_sample(model, text, guidance, ro
     prompt = {"image": image, "rows": rows} if rows else {}
     found = draw(model, text, 4, temperature=0.8, guidance=guidance, **prompt)
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_greedy_guided_drawing_is_what_uncached_models_like_best(model, text, guidance):
+    """The check that the planted faults of guidance fail."""
+    guided = {"temperature": 0.0, "guidance": guidance}
+    assert_guided_as_uncached(model, text, guidance, lambda: draw(model, text, **guided))
 
 
 def test_guidance_of_0_forgets_the_caption(model, text):

@@ -22,6 +22,7 @@ import minidalle.log as room_of_logs
 import minidalle.loop as room
 from minidalle.checkpoint import found, read
 from minidalle.dalle import DALLE
+from minidalle.data import Order
 from minidalle.loop import Batch, Run, Stage, fit
 from minidalle.optim import Average, Together, adamw, decayed, move_averages, muon_and_adamw
 from minidalle.presets import Training, preset
@@ -62,8 +63,11 @@ def toy_loss(model: Toy, batch: Batch) -> Loss:
     return Loss((y - x).square().mean(), y.std())
 
 
-def load(indices: list[int], share: room.Share) -> tuple[Tensor]:
-    return (DATA[indices[share.mine]],)
+ORDER = Order(len(DATA), 0)
+
+
+def load(positions: range, share: room.Share) -> tuple[Tensor]:
+    return (DATA[ORDER(positions[share.mine])],)
 
 
 def stage(settings: Training = STEPS, **changes) -> Stage:
@@ -74,7 +78,6 @@ def stage(settings: Training = STEPS, **changes) -> Stage:
         "name": "Toy",
         "model": model,
         "settings": settings,
-        "n": len(DATA),
         "load": load,
         "loss": toy_loss,
         "optimizer": lambda model: muon_and_adamw(
@@ -119,7 +122,7 @@ def test_a_step_is_what_the_formulas_say(tmp_path):
     settings = replace(STEPS, steps=1, accumulate=2, clip=0.05, ema=0.0)
     one = stage(settings, optimizer=lambda m: adamw(m, 0.1, (0.9, 0.99), 0.1), rate=lambda s: 0.5)
     expected = stage(settings).model.train()
-    indices = room.Order(len(DATA), 0)(range(4))
+    indices = ORDER(range(4))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for k in range(2):
@@ -260,9 +263,9 @@ def test_every_example_is_seen_once_a_pass(tmp_path):
     """50 examples, 4 a step: 25 steps are two passes, each in another order."""
     seen = []
 
-    def watch(indices: list[int], share: room.Share) -> tuple[Tensor]:
-        seen.extend(indices[share.mine])
-        return load(indices, share)
+    def watch(positions: range, share: room.Share) -> tuple[Tensor]:
+        seen.extend(ORDER(positions[share.mine]))
+        return load(positions, share)
 
     fit(stage(replace(STEPS, steps=25), load=watch), run(tmp_path / "run"))
     assert sorted(seen[:50]) == sorted(seen[50:]) == list(range(50))
@@ -271,15 +274,15 @@ def test_every_example_is_seen_once_a_pass(tmp_path):
 
 def test_the_processes_shares_make_up_the_batch():
     """Whatever their number: disjoint, in order, together the examples of one process."""
-    alone = [room.Steps(stage(), 7, 0, 1)[step] for step in range(20)]
+    alone = [room.Steps(stage(), 0, 1)[step] for step in range(20)]
     for processes in (2, 4):
-        shares = [room.Steps(stage(), 7, index, processes) for index in range(processes)]
+        shares = [room.Steps(stage(), index, processes) for index in range(processes)]
         for step, batch in enumerate(alone):
             parts = [share[step] for share in shares]
             assert torch.equal(torch.cat([p.tensors[0] for p in parts]), batch.tensors[0])
             assert [p for part in parts for p in part.positions] == list(batch.positions)
     with pytest.raises(ValueError, match="batch of 4 does not divide into 3 parts"):
-        room.Steps(stage(), 7, 0, 3)
+        room.Steps(stage(), 0, 3)
 
 
 def test_workers_change_nothing(tmp_path, whole):
@@ -373,11 +376,11 @@ class Planted(Exception):
 def failing_at(step: int):
     """A loader that fails when it is asked for the examples of a step."""
 
-    def fail(indices: list[int], share: room.Share) -> tuple[Tensor]:
+    def fail(positions: range, share: room.Share) -> tuple[Tensor]:
         fail.asked += 1
         if fail.asked > step:
             raise Planted
-        return load(indices, share)
+        return load(positions, share)
 
     fail.asked = 0
     return fail

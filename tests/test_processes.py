@@ -1,14 +1,17 @@
 """Several processes (gloo, on the CPU): the losses of one, data of their own, resumption (slow)."""
 
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
-from runs import launch, lines
+from runs import assert_same_run, launch, lines
 
 from minidalle.checkpoint import found, read
 
 pytestmark = pytest.mark.slow
+DDP, FSDP = "--multi_gpu", "--use_fsdp --fsdp_version 2"  # accelerate's words, on CPUs too
 EXACT = 1e-5  # of float32 sums in another order; measured: 4e-7
 MUON = 1e-3  # Muon orthogonalises in bfloat16, which makes more of the same differences; measured: 8e-5
 PARTS = {"train_marginal_kl"}  # of the examples that are computed at once, and in no loss here
@@ -33,36 +36,32 @@ def tell(capsys, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> dict[str, Path]:
-    """Runs of one process: with the recipe's Muon, and with the paper's AdamW."""
-    folder = tmp_path_factory.mktemp("alone")
-    for name, words in (("muon", ["f32"]), ("adamw", ["f32", "adamw"])):
-        launch(folder / name, *words)
-    return {name: folder / name for name in ("muon", "adamw")}
+def whole(tmp_path_factory) -> Callable[..., Path]:
+    """Folders of runs that nothing interrupted, in one process or in two; each is made once."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    @cache
+    def made(words: str, how: str = "") -> Path:
+        out = folder / f"{words}{how}".replace(" ", "")
+        launch(out, "f32", *words.split(), processes=2 if how else 1, how=how)
+        return out
+
+    return made
 
 
-@pytest.mark.parametrize(
-    ("name", "how", "words", "bound"),
-    [
-        ("adamw", "--multi_gpu", ["adamw"], EXACT),
-        ("adamw", "--multi_gpu", ["adamw", "parts"], EXACT),
-        ("muon", "--multi_gpu", [], MUON),
-        ("adamw", "--use_fsdp --fsdp_version 2", ["adamw"], EXACT),
-        ("muon", "--use_fsdp --fsdp_version 2", [], MUON),
-    ],
-)
-def test_two_processes_have_the_losses_of_one(name, how, words, bound, alone, tmp_path, capsys):
-    """The same global batch, by DDP and by FSDP, in one part a process or in two: the same losses."""
-    launch(tmp_path / "two", "f32", *words, processes=2, how=how)
-    difference = worst(alone[name], tmp_path / "two")
-    tell(capsys, f"two processes, {how} {' '.join(words)}: losses differ by {difference:.1e}")
+@pytest.mark.parametrize("how", [DDP, FSDP])
+@pytest.mark.parametrize(("words", "bound"), [("muon", MUON), ("adamw", EXACT)])
+def test_two_processes_have_the_losses_of_one(words, bound, how, whole, capsys):
+    """The same global batch, by DDP and by FSDP, with our optimisers and with the paper's."""
+    difference = worst(whole(words), whole(words, how))
+    tell(capsys, f"two processes, {how}, {words}: losses differ by {difference:.1e}")
     assert difference < bound
 
 
-def test_parts_of_a_batch_have_the_losses_of_the_whole(alone, tmp_path):
-    """Gradient accumulation in one process, text targets of unequal number in the parts."""
-    launch(tmp_path / "parts", "f32", "adamw", "parts")
-    assert worst(alone["adamw"], tmp_path / "parts") < EXACT
+@pytest.mark.parametrize("how", ["", DDP])
+def test_parts_of_a_batch_have_the_losses_of_the_whole(how, whole):
+    """Gradient accumulation, in one process and in two; the parts have unequal numbers of text targets."""
+    assert worst(whole("adamw"), whole("adamw parts", how)) < EXACT
 
 
 def test_processes_see_data_of_their_own(tmp_path):
@@ -73,52 +72,43 @@ def test_processes_see_data_of_their_own(tmp_path):
         [int(text) for text in (tmp_path / name).read_text().splitlines()]
         for name in ("two.seen0", "two.seen1", "one.seen0")
     ]
-    # The fingerprint draws the first pictures everywhere, and the first process encodes 40 of them.
-    first, second, alone = ([i for i in each if i >= 40] for each in seen)
-    assert len(first) > 20 and len(second) > 20
+    # Picture 0 is drawn where a world is made, and the first process encodes the first 40 for stage 2.
+    first, second, alone = (seen[0][:-40], seen[1], seen[2][:-40])
+    assert seen[0][-40:] == seen[2][-40:] == list(range(40))
+    assert first[0] == second[0] == alone[0] == 0
+    first, second, alone = first[1:], second[1:], alone[1:]
+    assert len(first) == len(second) == 24
     assert not set(first) & set(second)
-    assert sorted(first + second) == sorted(alone)
+    assert sorted(first + second) == sorted(alone) == list(range(48))
 
 
 @pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ("--multi_gpu", []),
-        ("--multi_gpu", ["rank=2"]),
-        ("--use_fsdp --fsdp_version 2", []),
-    ],
+    ("how", "words", "die"),
+    [(DDP, "muon", 2), (DDP, "muon", 6), (DDP, "adamw rank=2", 7), (FSDP, "muon", 6)],
 )
-@pytest.mark.parametrize("die", [2, 6])
-def test_two_processes_go_on_after_a_kill(die, how, words, tmp_path):
-    """The first process is killed while it writes a checkpoint; rerun, the log is as if it had not been.
-
-    The processes' sums are in a fixed order, so equality is exact, PowerSGD's errors included.
-    """
-    launch(tmp_path / "whole", *words, processes=2, how=how)
-    killed = launch(tmp_path / "killed", f"die={die}", *words, processes=2, how=how, check=False)
-    assert killed.returncode != 0 and not (tmp_path / "killed" / "config.json").exists()
-    again = launch(tmp_path / "killed", *words, processes=2, how=how)
+def test_two_processes_go_on_after_a_kill(how, words, die, whole, tmp_path):
+    """The first process is killed while it writes a checkpoint, the launcher ends the other; the rerun ends
+    with the same log and the same bits (sums of two are in a fixed order), PowerSGD's errors included."""
+    out = tmp_path / "killed"
+    killed = launch(out, "f32", *words.split(), f"die={die}", processes=2, how=how, check=False)
+    assert killed.returncode != 0 and not (out / "config.json").exists()
+    again = launch(out, "f32", *words.split(), processes=2, how=how)
     assert "going on from step" in again.stdout + again.stderr
-    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
-    for name in ("dvae.safetensors", "dalle.safetensors"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert_same_run(out, whole(words, how))
 
 
-def test_a_run_of_two_processes_goes_on_in_one(alone, tmp_path):
+def test_a_run_of_two_processes_goes_on_in_one(whole, tmp_path):
     """Checkpoints are whole: another number of processes reads them."""
     out = tmp_path / "two"
-    launch(
-        out, "f32", "adamw", "die=6", processes=2, how="--use_fsdp --fsdp_version 2", check=False
-    )
+    launch(out, "f32", "adamw", "die=6", processes=2, how=FSDP, check=False)
     launch(out, "f32", "adamw")
-    assert worst(alone["adamw"], out) < EXACT
+    assert worst(whole("adamw"), out) < EXACT
 
 
-def test_powersgd_sends_less(alone, tmp_path, capsys):
+def test_powersgd_sends_less(whole, capsys):
     """The share of numbers that are not sent is logged; the losses still fall as they do without it."""
-    launch(tmp_path / "two", "f32", "adamw", "rank=2", processes=2)
-    last = lines(tmp_path / "two")[-1]
-    plain = lines(alone["adamw"])[-1]
+    out = whole("adamw rank=2", DDP)
+    last, plain = lines(out)[-1], lines(whole("adamw"))[-1]
     tell(
         capsys,
         f"PowerSGD, rank 2: {last['traffic_saved']:.3f} of the traffic saved; image nats "
@@ -127,7 +117,7 @@ def test_powersgd_sends_less(alone, tmp_path, capsys):
     assert 0.1 < last["traffic_saved"] < 1
     assert last["image_nats"] != plain["image_nats"]
     assert last["image_nats"] < 1.1 * plain["image_nats"]
-    newest = read(found(tmp_path / "two" / "checkpoints", "DALL·E")[-1])
+    newest = read(found(out / "checkpoints", "DALL·E")[-1])
     errors = [t for name, t in newest.tensors.items() if name.startswith("powersgd/error/")]
     assert errors and all(len(t) == 2 for t in errors), "the errors of both processes"
     assert any(t.abs().max() > 0 for t in errors)

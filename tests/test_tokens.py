@@ -1,12 +1,15 @@
 """Image tokens: encoded once, memory-mapped, never of another dVAE."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from builders import tiny_dvae
+from torch.utils.data import IterableDataset
 
 import minidalle.tokens as room
-from minidalle.data import Example, World, to_float
+from minidalle.data import Example, Order, Reading, to_float
 from minidalle.tokens import encode_once
 
 
@@ -108,8 +111,8 @@ def test_processes_share_the_work(tmp_path):
     """Each encodes files of its own, and reads all of them when the others are done."""
     dvae, sources = tiny_dvae(), [Pictures(), Pictures()]
     with pytest.raises(FileNotFoundError):  # alone, without waiting for the other
-        encode_once(dvae, sources[0], 50, tmp_path, mine=lambda k: k % 2 == 0)
-    tokens = encode_once(dvae, sources[1], 50, tmp_path, mine=lambda k: k % 2 == 1)
+        encode_once(dvae, sources[0], 50, tmp_path, 0, 2)
+    tokens = encode_once(dvae, sources[1], 50, tmp_path, 1, 2)
     assert [source.asked for source in sources] == [32, 18] and len(tokens) == 50
 
 
@@ -133,23 +136,56 @@ def resident() -> int:
 
 
 def test_more_pictures_than_there_are(tmp_path):
-    """Both numbers in the message."""
-    with pytest.raises(ValueError, match="60 pictures to encode, but the source has 50"):
-        encode_once(tiny_dvae(), Pictures(), 60, tmp_path)
+    """They come again, from the first one on."""
+    tokens = encode_once(tiny_dvae(), Pictures(), 60, tmp_path)
+    assert len(tokens) == 60 and tokens[53][0] == tokens[3][0]
+    assert torch.equal(tokens[53][1], tokens[3][1])
 
 
-def test_a_worlds_fingerprint_changes_with_its_pictures(monkeypatch):
-    """With every setting, and when a family is drawn in another way."""
-    first = {"families": ["attributes"], "size": 24}
-    marks = {World(**first).fingerprint}
-    assert World(**first).fingerprint in marks
-    for change in (
-        {"seed": 1}, {"split": "test"}, {"size": 32}, {"length": 5}, {"where": {"count": ("one",)}},
-        {"families": ["objects"]},
-    ):  # fmt: skip
-        marks.add(World(**{**first, **change}).fingerprint)
-    world = World(**first)
-    example = world[0]._replace(picture=world[0].picture ^ 1)
-    monkeypatch.setattr(World, "__getitem__", lambda self, index: example)
-    marks.add(World(**first).fingerprint)
-    assert len(marks) == 8
+class Stream(IterableDataset):
+    """The same pictures, one after the other and again, in no other order."""
+
+    fingerprint = "stream"
+
+    def __init__(self, begun: list[int]):
+        self.begun = begun
+
+    def __iter__(self):
+        self.begun.append(1)
+        return itertools.cycle(iter(Pictures()))
+
+
+def test_a_stream_is_read_on_and_not_again(tmp_path):
+    """Encoding goes once through a stream; a file that is missing later is read from its place in it."""
+    dvae, begun = tiny_dvae(), []
+    expected = encode_once(dvae, Pictures(), 50, tmp_path / "map")
+    tokens = encode_once(dvae, Stream(begun), 50, tmp_path / "stream")
+    assert all(torch.equal(tokens[i][1], expected[i][1]) for i in range(50)) and begun == [1]
+    (path,) = (tmp_path / "stream").rglob("00002.safetensors")
+    data = path.read_bytes()
+    path.unlink()
+    encode_once(dvae, Stream(begun), 50, tmp_path / "stream")
+    assert path.read_bytes() == data
+
+
+def test_a_source_is_read_by_position():
+    """Forwards a stream is read on; to go back it is begun again; both give what a list would."""
+    begun, pictures = [], Pictures()
+    stream, asked = Reading(Stream(begun)), Reading(pictures)
+    for first, n in ((0, 4), (4, 4), (20, 3), (7, 5), (48, 6)):
+        positions = range(first, first + n)
+        expected = [pictures[p % 50].caption for p in positions]
+        assert [e.caption for e in stream.take(positions, first)] == expected
+        assert [e.caption for e in asked.take(positions, 0)] == expected
+    assert len(begun) == 2
+
+
+def test_an_order_is_a_shuffled_pass_after_another():
+    """Each pass has everything once, in an order of its own, that the seed decides."""
+    order = Order(10, seed=1)
+    passes = [order(range(10 * k, 10 * k + 10)) for k in range(3)]
+    assert all(sorted(each) == list(range(10)) for each in passes)
+    assert passes[0] != passes[1] != passes[2] and Order(10, seed=2)(range(10)) != passes[0]
+    assert order([25, 3]) == [passes[2][5], passes[0][3]]
+    with pytest.raises(ValueError, match="0 examples"):
+        Order(0, seed=1)

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from odd_files import encoded, hostile, img2dataset, odd_folder, write
 from PIL import Image
 from runs import QUICK, assert_same_run
 
 import minidalle.checkpoint
 import minidalle.train as room
+from minidalle import cli
 from minidalle.bundle import load
 from minidalle.dalle import DALLE
 from minidalle.data import World, to_float
+from minidalle.data.emoji import FONTS, NAMES
 from minidalle.examine import EXAMINER_SEED, Examiner, Share, score, train_examiner
 from minidalle.loop import REPORTS
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
@@ -178,7 +181,7 @@ def plant(patch, where: str, times: int) -> None:
             {"preset": replace(QUICK, dvae=replace(QUICK.dvae, width=24))},
             r"preset\.dvae\.width = 16, now it is 24",
         ),
-        ({"data": World(["objects"], 24)}, "data = '.*', now it is"),
+        ({"filtered": True}, "filtered = None, now it is True"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path, monkeypatch):
@@ -209,27 +212,131 @@ def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
     room.train(QUICK, out, seed=3)
 
 
-def test_any_source_of_pictures_trains(tmp_path):
-    """Pictures that are no world: length, examples, a fingerprint, and nothing else."""
+# ------------------------------------------------------------------------------------ any pictures
 
-    class Folder:
-        fingerprint = "three pictures"
-        world = World(CI.families, 24, where=CI.where)
-        examples = [example._replace(scene=None) for example in map(world.__getitem__, range(3))]
 
-        def __len__(self) -> int:
-            return 3
+@pytest.fixture
+def short(monkeypatch):
+    """The preset ci with a few steps and a small model."""
+    monkeypatch.setitem(PRESETS, "ci", QUICK)
 
-        def __getitem__(self, index: int):
-            return self.examples[index]
 
-    small = replace(
-        QUICK,
-        dalle=replace(QUICK.dalle, T=24),  # three captions teach the tokenizer few words
-        dalle_training=replace(QUICK.dalle_training, pictures=3),
+def command(monkeypatch, *arguments: object) -> int:
+    """Run ``minidalle`` as a reader would; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["minidalle", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+@pytest.mark.slow
+def test_a_folder_of_odd_files_is_all_that_a_tinkerer_needs(tmp_path, monkeypatch, capsys, short):
+    """`train --data folder:…` learns the tokenizer from its captions, trains on its pictures, lists what it
+    could not use, and ends in a model that `draw --model` takes."""
+    monkeypatch.chdir(tmp_path)
+    data = f"folder:{odd_folder(tmp_path / 'odd')}"
+    assert command(monkeypatch, "train", "--data", data, "--preset", "ci", "--out", "mine") == 0
+    said = capsys.readouterr().out
+    assert "folder:odd, train:" in said and "unreadable" in said and "1 without a caption" in said
+    bundle = load(tmp_path / "mine")
+    assert len(bundle.tokenizer.ids("a picture of thing")) < 10, (
+        "the words of the captions are tokens"
     )
-    bundle = room.train(small, tmp_path / "run", data=Folder(), test=Folder())
-    assert "3 captioned pictures" in bundle.card and "minidalle.world`" not in bundle.card
+    assert len(bundle.tokenizer.ids("a picture of thing 17")) <= bundle.tokenizer.T
+    listed = [
+        json.loads(line) for line in (tmp_path / "mine/skipped.jsonl").read_text().splitlines()
+    ]
+    assert {line["name"] for line in listed} == {f"bad/{name}" for name in hostile()} | {
+        "no caption.png"
+    }
+    assert "--data folder:odd --preset ci" in bundle.card and "fingerprint" in bundle.card
+    assert str(tmp_path) not in bundle.card and "CC BY" not in bundle.card
+    assert bundle.name == "ci · folder:odd"
+    assert command(monkeypatch, "examine", "--model", "mine") == 2, "the judge knows the world only"
+    for caption in ("a picture of thing 3", "something else"):
+        assert command(monkeypatch, "draw", caption, "--n", 2, "--model", "mine") == 0
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["emoji", "webdataset", "hub"])
+def test_every_kind_of_data_trains(tmp_path, monkeypatch, short, kind):
+    """From the command line to a model that draws."""
+    place = ""
+    if kind == "webdataset":
+        place = f":{img2dataset(tmp_path / 'tars', 3, 30, failed=2)}/{{00000..00002}}.tar"
+    elif kind == "hub":
+        datasets = pytest.importorskip("datasets")
+        pictures = [Image.new("RGB", (30, 20), (4 * k, 0, 0)) for k in range(60)]
+        rows = {"image": pictures, "text": [f"shade {k}" for k in range(60)]}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+        place = f":{tmp_path}/set"
+    elif not all(any(p.is_file() for p in places) for places in (FONTS, NAMES)):
+        pytest.skip("needs the packages fonts-noto-color-emoji and unicode-data")
+    out = tmp_path / "run"
+    assert command(monkeypatch, "train", "--data", kind + place, "--out", out) == 0
+    assert load(out).draw("a red heart").pictures.shape == (1, 24, 24, 3)
+
+
+def test_captions_longer_than_the_model_reads_are_cut_and_counted(tmp_path):
+    """Text positions grow with the captions, up to a limit; what is beyond is cut, and the log counts it."""
+    for k in range(40):
+        image = Image.new("RGB", (30, 30), (6 * k, 0, 0))
+        write(
+            tmp_path / f"in/{k}.png",
+            encoded(image, "PNG"),
+            f"{k}" + " many different words" * 30 * (k % 2),
+        )
+    room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    stages = {line["stage"]: line for line in lines}
+    assert stages["tokenizer"]["T"] == load(tmp_path / "run").dalle.config.T == room.LONGEST
+    assert 10 < stages["tokens"]["captions_cut"] < 30 and stages["tokens"]["pictures"] == 40
+
+
+def test_a_folder_too_small_for_a_test_split_is_reported(tmp_path, capsys):
+    """Reports are then of training pictures, and a line says so."""
+    write(tmp_path / "in/p0.png", encoded(Image.new("RGB", (9, 9)), "PNG"), "black")
+    room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
+    said = capsys.readouterr()
+    assert "warning: no picture fell into the test split" in said.out + said.err
+
+
+def test_stage_one_sees_mirror_images_and_stage_two_does_not(monkeypatch, tmp_path):
+    """What reaches the dVAE's training and what is encoded for DALL·E."""
+    for k in range(20):
+        image = Image.new("RGB", (40, 40), (255, 0, 0))
+        image.paste((0, 0, 255), (20, 0, 40, 40))
+        write(tmp_path / f"in/{k}.png", encoded(image, "PNG"), "red, then blue")
+    stages = []
+    for name, position in (("dvae_stage", 2), ("encode_once", 1)):
+        was = getattr(room, name)
+
+        def noted(*arguments, was=was, position=position):
+            stages.append(arguments[position])
+            return was(*arguments)
+
+        monkeypatch.setattr(room, name, noted)
+    room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
+    mirrored = [sum(int(s[k].picture[0, 0, 2]) > 128 for k in range(60)) for s in stages]
+    assert 15 < mirrored[0] < 45 and mirrored[1] == 0
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """A streamed source is read again up to its place: the same bits, with two workers too."""
+    shards = img2dataset(tmp_path / "tars", 3, 30, failed=2)
+    data = f"webdataset:{shards}/{{00000..00002}}.tar"
+    for workers in (0, 2):
+        whole, out = tmp_path / f"whole{workers}", tmp_path / f"run{workers}"
+        settings = {"seed": 3, "data": data, "filtered": False, "workers": workers}
+        room.train(QUICK, whole, **settings)
+        for times in (5, 9):
+            with monkeypatch.context() as planted, pytest.raises(KeyboardInterrupt):
+                plant(planted, "Batch.to", times)
+                room.train(QUICK, out, **settings)
+        room.train(QUICK, out, **settings)
+        assert_same_run(out, whole)
 
 
 # ------------------------------------------------------------------------------------- slow, honest

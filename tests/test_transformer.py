@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from builders import shake, tiny_transformer
 from checks import (
+    assert_decoding_reads_only,
+    assert_forms_agree,
     assert_receptive_field,
     assert_same_with_cache,
     assert_untouched,
@@ -16,8 +18,18 @@ from checks import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidalle.masks import KINDS, layer_schedule, stream_mask
-from minidalle.transformer import Attention, Layer, Transformer, TransformerConfig, attend
+from minidalle.device import SHORT_STREAM, choose_attention
+from minidalle.masks import BLOCK, KINDS, layer_schedule, stream_blocks, stream_mask
+from minidalle.transformer import (
+    FORMS,
+    Attention,
+    Layer,
+    Transformer,
+    TransformerConfig,
+    attend,
+    attend_blocks,
+    attend_fused,
+)
 
 GRIDS = [(3, 4), (4, 2), (1, 5), (5, 1)]
 STACKS = [(kind,) * 2 for kind in KINDS] + [layer_schedule(7)]
@@ -54,6 +66,92 @@ def test_attention_forbids_even_huge_scores():
     v = torch.tensor([1.0, 1e9]).view(1, 1, 2, 1)
     out = attend(q, k, v, torch.ones(2, 2, dtype=torch.bool).tril())
     assert out[0, 0, 0, 0] == 1.0
+
+
+# --------------------------------------------------------------------- dense, fused, structured
+
+# Forms agree to a rounding of their dtype: 64 bit shows that they mean the same, the others that they hold.
+PRECISIONS = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 6e-2}
+ODD = [(3, 5, 7), (1, 7, 5), (40, 9, 11), (2, 1, 6), (5, 6, 1)]  # prefix, h, w
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS, ids=str)
+@pytest.mark.parametrize("sizes", ODD, ids=str)
+@pytest.mark.parametrize("kinds", STACKS, ids="-".join)
+def test_the_forms_agree_in_outputs_and_gradients(kinds, sizes, dtype):
+    """At depth ≥ 2, batch 1, for every mask and the paper's schedule, on odd grids."""
+    prefix, h, w = sizes
+    model = tiny_transformer(kinds, h, w, prefix, len(kinds), kernel=5).to(dtype)
+    x = torch.randn(1, prefix + h * w, 8).to(dtype)
+    assert_forms_agree(model, x, PRECISIONS[dtype])
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 70), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_blocked_attention_is_attention(kind, prefix, h, w, data):
+    """For every kind, any prefix, any grid, any kernel, one head or several, one stream or several."""
+    kernel = data.draw(st.sampled_from([1, 3, 5, 7, 11]))
+    B, H = data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    q, k, v = torch.randn(3, B, H, prefix + h * w, 4, dtype=torch.float64)
+    expected = attend(q, k, v, stream_mask(kind, prefix, h, w, kernel))
+    found = attend_blocks(q, k, v, stream_blocks(kind, prefix, h, w, kernel))
+    torch.testing.assert_close(found, expected)
+    fused = attend_fused(q, k, v, stream_mask(kind, prefix, h, w, kernel))
+    torch.testing.assert_close(fused, expected)
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9))
+def test_blocks_say_what_the_mask_says(kind, prefix, h, w):
+    """Every pair of query and key that may meet does so once, and no other pair."""
+    blocks = stream_blocks(kind, prefix, h, w, 5)
+    n = prefix + h * w
+    met = torch.zeros(n, n, dtype=torch.int64)
+    for place in blocks.places.tolist():
+        b, row = divmod(place, blocks.queries.shape[1])
+        keys = blocks.keys[b][blocks.allowed[b, row]]
+        met[blocks.queries[b, row]].index_add_(0, keys, torch.ones_like(keys))
+    assert torch.equal(met, stream_mask(kind, prefix, h, w, 5).long())
+
+
+@pytest.mark.parametrize("kind", ["row", "column", "convolution"])
+def test_blocks_cost_no_more_than_n_times_w(kind):
+    """Scores for each query, counted: the prefix, and a few times the keys that the mask allows."""
+    for side in (16, 32, 64):
+        blocks = stream_blocks(kind, 18, side, side, 11)
+        scores = blocks.allowed.numel() / (18 + side**2)
+        allowed = {"row": side, "column": side, "convolution": 11 * 6}[kind]
+        assert scores <= 2 * (18 + 3 * allowed + BLOCK), (side, scores)
+
+
+def test_an_unknown_form_is_an_error_that_lists_the_known():
+    """The message helps."""
+    with pytest.raises(ValueError, match="sparse.*dense, fused, structured"):
+        Transformer(TransformerConfig(3, 2, 2, 8, 2, 2, 3), form="sparse")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("length", [1, SHORT_STREAM, SHORT_STREAM + 1, 10**5])
+def test_the_choice_of_a_form_has_a_reason(device, length):
+    """One of the forms, with the length in the reason; long streams are never dense."""
+    form, reason = choose_attention(torch.device(device), length)
+    assert form in FORMS and str(length) in reason
+    assert (form == "structured") == (length > SHORT_STREAM)
+
+
+def test_long_streams_train_in_the_structured_form():
+    """Without being asked: the dense mask of such a stream is never made."""
+    model = tiny_transformer(("row", "convolution"), h=25, w=25)
+    x = torch.randn(1, 628, 8)
+    found = model(x)
+    model.form = "dense"
+    torch.testing.assert_close(found, model(x), atol=1e-4, rtol=1e-4)
+    asked = []
+    model.form, model.geometry = None, lambda form, device: asked.append(form) or [None, None]
+    with pytest.raises(AttributeError):
+        model(x)
+    assert asked == ["structured"]
+
+
+# --------------------------------------------------------------------------------- what sees what
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -107,6 +205,27 @@ def test_cached_equals_uncached(kinds, grid, way):
     assert_same_with_cache(model, torch.randn(1, 15, 8), pieces_of(15, 3)[way])
 
 
+@pytest.mark.parametrize("grid", [(3, 4), (4, 3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoding_reads_only_the_keys_of_the_mask(kind, grid):
+    """Row, column and convolutional layers fetch what they see and nothing else; at depth 2."""
+    model = tiny_transformer((kind, kind), *grid)
+    assert_decoding_reads_only(model, torch.randn(2, 15, 8), stream_matrix(kind, 3, *grid, 3))
+
+
+def test_cached_equals_uncached_in_bfloat16():
+    """As far as 8 bits of precision go, against the dense form in 64 bit."""
+    model, x = tiny_transformer(L=3), torch.randn(2, 15, 8)
+    with torch.no_grad():
+        expected = model.double()(x.double())
+        model.bfloat16()
+        cache = model.new_cache(2)
+        pieces = x.bfloat16().split([3] + [1] * 12, 1)
+        found = torch.cat([model.extend(piece, cache) for piece in pieces], 1)
+    assert found.dtype == torch.bfloat16
+    assert (found.double() - expected).norm() < 0.05 * expected.norm()
+
+
 def test_cached_equals_uncached_for_several_streams():
     """Rows of a batch do not mix in the cache."""
     assert_same_with_cache(tiny_transformer(L=3), torch.randn(3, 15, 8), (3, 5) + (1,) * 7)
@@ -143,6 +262,14 @@ def test_a_full_stream_takes_no_more():
     assert cache.length == 14
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 8), (1, 1, 9), (1, 8)])
+def test_new_positions_of_another_shape_are_errors(shape):
+    """Other streams than the cache has, another width, no batch: both shapes are named."""
+    model = tiny_transformer()
+    with pytest.raises(ValueError, match=rf"\(1, n, 8\).*{shape[0]}"):
+        model.extend(torch.randn(shape), model.new_cache(1))
+
+
 def test_forward_and_extend_leave_their_input_alone():
     """What the caller gives is read, not written."""
     model, x = tiny_transformer(), torch.randn(1, 15, 8)
@@ -166,9 +293,20 @@ def test_masks_are_no_part_of_the_weights():
     assert not [name for name in tiny_transformer(L=4).state_dict() if "mask" in name]
 
 
-@pytest.mark.parametrize(("changes", "numbers"), [({"D": 10, "H": 4}, "10.*4"), ({"L": 3}, "2.*3")])
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [
+        ({"D": 10, "H": 4}, "10.*4"),
+        ({"L": 3}, "2.*3"),
+        ({"kernel": 4}, "odd, not 4; try 5"),
+        ({"kernel": 0}, "kernel must be at least 1, not 0"),
+        ({"h": 0}, "h must be at least 1, not 0"),
+        ({"prefix": 0}, "prefix must be at least 1, not 0"),
+        ({"kinds": ("row", "diagonal")}, "diagonal"),
+    ],
+)
 def test_sizes_that_do_not_fit_are_errors(changes, numbers):
     """The message has the two numbers that disagree."""
-    sizes = {"prefix": 3, "h": 2, "w": 2, "D": 8, "H": 2, "L": 2, "kernel": 3, **changes}
+    sizes = {"prefix": 3, "h": 2, "w": 2, "D": 8, "H": 2, "L": 2, "kernel": 3}
     with pytest.raises(ValueError, match=numbers):
-        Transformer(TransformerConfig(**sizes, kinds=("row", "row")))
+        Transformer(TransformerConfig(**{**sizes, "kinds": ("row", "row"), **changes}))

@@ -1,0 +1,76 @@
+"""The world as a source: pictures of which every fact is known, drawn when asked for.  (Chapter 2)"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from .. import world
+from ..world import FAMILIES, SIZES, Scene, family
+from .base import Example, digest
+
+
+class World:
+    """Captioned pictures of the world, drawn when they are asked for; nothing is stored.
+
+    families: names; example i belongs to family i mod their number. size: pixels on a side.
+    split, seed, where: see `Family.example`. length: how many examples there are.
+    Raises ValueError for unknown families, sizes, splits and slots.
+    """
+
+    label = "world"
+    skipped: tuple[()] = ()
+
+    def __init__(
+        self,
+        families: Sequence[str],
+        size: int,
+        split: str = "train",
+        seed: int = 0,
+        where: Mapping[str, Sequence[str]] | None = None,
+        length: int = 1_000_000,
+    ):
+        if size not in SIZES:
+            raise ValueError(f"the world is drawn at {SIZES} pixels, not at {size}")
+        if not families:
+            raise ValueError(f"no family given; choose some of {', '.join(FAMILIES)}")
+        self.families = [family(name) for name in families]
+        self.size, self.split, self.seed, self.where, self.length = size, split, seed, where, length
+        self[0]  # a wrong split or slot is reported here, not in the middle of a run
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.length:
+            raise IndexError(f"example {index} of {self.length}")
+        each = self.families[index % len(self.families)]
+        scene, caption = self.scene(index)
+        return Example(each.draw(scene, self.size), caption, scene)
+
+    def scene(self, index: int) -> tuple[Scene, str]:
+        """Scene and caption of an example, without drawing it."""
+        each = self.families[index % len(self.families)]
+        return each.example(index // len(self.families), self.split, self.seed, self.where)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the settings and of the code that draws: the pictures are a pure function of both."""
+        code = [
+            path.read_text("utf-8") for path in sorted(Path(world.__file__).parent.glob("*.py"))
+        ]
+        names = [each.name for each in self.families]
+        where = sorted((self.where or {}).items())
+        return digest("world", names, self.size, self.split, self.seed, where, self.length, code)
+
+    def captions(self, n: int) -> list[str]:
+        """The captions of the first n examples."""
+        return [self.scene(index)[1] for index in range(min(n, self.length))]
+
+    def training(self, stage: int | None, seed: int) -> "World":
+        """Itself: every example is a new random one, and a mirrored one would belie its caption."""
+        return self
+
+    def report(self) -> str:
+        """What is drawn."""
+        names = ", ".join(each.name for each in self.families)
+        return f"{self.split}: as many pictures as are asked for, of {names}"

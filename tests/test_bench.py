@@ -1,0 +1,91 @@
+"""The benchmark measures what it says; how fast the machine is, no test asks."""
+
+import json
+import time
+import timeit
+from dataclasses import replace
+
+import pytest
+import torch
+from builders import tiny_dalle, tiny_tokens
+
+from minidalle import bench
+from minidalle.generate import generate
+from minidalle.masks import stream_blocks
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("p", [0.5, 1.0, 2.0])
+def test_the_exponent_of_a_power_is_found(p):
+    """Cost = 3 · (side²)^p."""
+    sides = (16, 32, 64)
+    assert bench.exponent(sides, [3 * (side**2) ** p for side in sides]) == pytest.approx(p)
+
+
+def test_seconds_are_seconds():
+    """The median of a call that takes a known time, without the first one, which is slower."""
+    calls = []
+
+    def call():
+        time.sleep(0.01 if calls else 0.2)
+        calls.append(1)
+
+    assert 0.009 < bench.seconds(call, 0.05) < 0.1
+    assert len(calls) > 1
+
+
+def test_drawing_without_a_cache_is_drawing():
+    """The slow twin that the cache is measured against gives the same tokens."""
+    model = tiny_dalle()
+    text, _ = tiny_tokens(model, 3)
+    slow = bench.generate_uncached(model, text, torch.Generator().manual_seed(4))
+    assert torch.equal(slow, generate(model, text, torch.Generator().manual_seed(4)))
+
+
+@pytest.mark.parametrize("kind", ["full", "row"])
+def test_memory_is_what_the_backward_pass_needs(kind, monkeypatch):
+    """The probabilities of every score, and what is of their order; counted, so it never varies."""
+    monkeypatch.setattr(bench, "seconds", lambda call: 1.0)
+    n = bench.PREFIX + 20**2
+    scores = (
+        n * n if kind == "full" else stream_blocks(kind, bench.PREFIX, 20, 20, 11).allowed.numel()
+    )
+    least = 4 * bench.HEADS * scores
+    found = [bench.attention_cost(kind, 20, CPU).bytes for _ in range(2)]
+    assert least <= found[0] < 4 * least and found[0] == found[1]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Everything a hundred times smaller than it is measured."""
+    for name, value in {
+        "seconds": lambda call: timeit.timeit(call, number=1),
+        "MATRIX": 16,
+        "BATCH": 2,
+        "BATCHES": (1, 2),
+        "GRIDS": (3, 4, 5),
+        "SIZES": {"1 M": replace(bench.STREAM, D=16, h=2, w=2, L=2)},
+        "STREAM": replace(bench.STREAM, D=16, h=2, w=2, L=2),
+    }.items():
+        monkeypatch.setattr(bench, name, value)
+
+
+def test_every_part_is_measured(small, tmp_path, monkeypatch, capsys):
+    """A table on stdout, the same figures in the file, all of them positive."""
+    from minidalle import cli
+
+    monkeypatch.setattr("sys.argv", ["minidalle", "bench", "--json", str(tmp_path / "b.json")])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out = capsys.readouterr().out
+    assert end.value.code == 0, out
+    figures = json.loads((tmp_path / "b.json").read_text())
+    assert all(figure["value"] > 0 for figure in figures if "exponent" not in figure["what"])
+    whats = {figure["what"] for figure in figures}
+    assert {"matmul peak", "dVAE ci", "dVAE tiny", "DALL·E training", "sampling"} <= whats
+    assert {"share of bf16 peak", "gain of the cache", "faster than full"} <= whats
+    for figure in figures:
+        assert f"{figure['what']:<22}{figure['setting']}" in out
+    kinds = {figure["setting"].split(",")[0] for figure in figures if "memory" in figure["what"]}
+    assert kinds == {"full", "row", "column", "convolution"}
