@@ -68,11 +68,12 @@ class DALLETraining(Training):
     muon_lr: of the layers' matrices (Muon, without decay); None leaves them to AdamW, as in the paper.
 
     Both rise for ``warmup`` steps and fall linearly to 0. pictures: how many are encoded into tokens before
-    the first step.
+    the first step. dropout: of BPE merges, 0.1 in the paper (`tokenizer.merge`).
     """
 
     muon_lr: float | None
     pictures: int
+    dropout: float = 0.0
     clip: float = 4.0
     weight_decay: float = 0.0
 

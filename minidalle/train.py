@@ -174,7 +174,8 @@ def dalle_stage(
 
     def load(positions: range, share: Share) -> tuple[Tensor, Tensor, Tensor]:
         captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
-        text = tokenizer.encode(captions, cut=True)
+        chance = generator_of(seed, positions.start)  # the same in all processes
+        text = tokenizer.encode(captions, t.dropout, chance, cut=True)
         targets = (model.targets(text) != IGNORED).sum() / share.parts  # of all processes
         return text[share.mine], torch.stack(images[share.mine]), targets
 

@@ -16,8 +16,24 @@ FILES = {
     if path.parent.name != "checks"
 }
 MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle")
-ABOVE = {"show", "train", "cli", "examine", "bundle", "presets", "generate", "data"}
-ABOVE |= {"optim", "checkpoint", "log", "powersgd", "tokens", "loop"}
+ABOVE = {
+    "show",
+    "figures",
+    "chapter",
+    "train",
+    "cli",
+    "examine",
+    "bundle",
+    "presets",
+    "generate",
+    "data",
+    "optim",
+    "checkpoint",
+    "log",
+    "powersgd",
+    "tokens",
+    "loop",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -84,10 +100,10 @@ def test_only_the_command_line_knows_the_judge():
     assert users <= {"cli"}
 
 
-def test_only_the_command_line_and_the_judge_stand_above_training():
-    """Nothing that draws needs what trains."""
+def test_only_three_rooms_stand_above_training():
+    """The command line, the judge, and what notebooks begin with; nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
-    assert users <= {"cli", "examine"}
+    assert users <= {"cli", "examine", "chapter"}
     for room in ("loop", "powersgd"):
         assert {n for n, path in FILES.items() if room in rooms(path)} <= {"train", "loop"}, room
 
@@ -101,6 +117,11 @@ def test_nothing_is_pickled():
         text = path.read_text(encoding="utf-8")
         for call in ("torch.load(", "torch.save(", "allow_pickle", "save_state(", "load_state("):
             assert call not in text, (name, call)
+
+
+def test_only_notebooks_use_the_room_of_the_notebooks():
+    """Nothing in the package needs `chapter`."""
+    assert not {name for name, path in FILES.items() if "chapter" in rooms(path)}
 
 
 def test_importing_has_no_side_effects():

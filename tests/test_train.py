@@ -19,10 +19,10 @@ import minidalle.train as room
 from minidalle import cli
 from minidalle.bundle import load
 from minidalle.dalle import DALLE
-from minidalle.data import World, to_float
+from minidalle.data import Order, World, to_float
 from minidalle.data.emoji import FONTS, NAMES
 from minidalle.examine import EXAMINER_SEED, Examiner, Share, score, train_examiner
-from minidalle.loop import REPORTS
+from minidalle.loop import REPORTS, Share
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
 from minidalle.world import family
 
@@ -126,6 +126,26 @@ def test_every_parameter_is_in_exactly_one_group():
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
     assert [id(p) for p in groups[0]] == [id(p) for p in matrices]
+
+
+def test_bpe_dropout_is_drawn_anew_every_step_and_alike_everywhere():
+    """Stage 2's text: other pieces when a caption comes again, the same in every process's part; the number
+    of text targets that the loss is divided by is that of the whole batch, a part's share of it."""
+    tokenizer = room.train_tokenizer(World(CI.families, 24, where=CI.where), 384, 24)
+    captions = ["a small red circle", "a large blue square", "one green star", "a yellow heart"]
+    tokens = [(caption, torch.zeros(36, dtype=torch.int64)) for caption in captions]
+    config = replace(QUICK.dalle, V=tokenizer.V, T=24)
+    t = replace(QUICK.dalle_training, dropout=0.5)
+    stage = room.dalle_stage(config, t, tokenizer, tokens, None, None, seed=0)
+    text, image, targets = stage.load(range(4), Share(slice(0, 4), 1))
+    parts = [stage.load(range(4), Share(slice(k, k + 2), 2)) for k in (0, 2)]
+    assert torch.equal(torch.cat([part[0] for part in parts]), text) and len(image) == 4
+    assert targets == (text < tokenizer.V).sum() and parts[0][2] == parts[1][2] == targets / 2
+    later = stage.load(range(4, 8), Share(slice(0, 4), 1))[0]
+    for k, row in enumerate(Order(4, 0)(range(4))):
+        again = Order(4, 0)(range(4, 8)).index(row)
+        assert tokenizer.decode(text[k].tolist()) == tokenizer.decode(later[again].tolist())
+    assert sorted(text.tolist()) != sorted(later.tolist())
 
 
 def test_a_collapse_is_reported(capsys, quick):
