@@ -5,17 +5,12 @@ A `Stage` says what is trained: a model, its loss, its examples, its optimiser. 
 examples a step sees and which noise it adds are functions of the seed and the step alone, so that neither an
 interruption nor the number of processes changes them; what cannot be computed again (weights, averages,
 optimiser, generators) is in the checkpoints.
-
-`accelerate` starts the processes and wraps the model: DDP, or FSDP (shards of every tensor).
 """
 
 import copy
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,24 +18,26 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    FullyShardedDataParallelPlugin,
-)
 from PIL import Image
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader, Dataset
 
 from . import checkpoint
 from .checkpoint import Checkpoint, slug
-from .device import autocast, choose_device, choose_precision
+from .device import autocast
 from .files import write_atomically
 from .log import Log
 from .optim import Average
 from .powersgd import PowerSGD
 from .presets import Training
+from .processes import (
+    place,
+    random_states,
+    set_random_states,
+    shard_as_asked,
+    stoppable,
+    whole,
+)
 
 REPORTS = 10  # log lines a stage
 
@@ -69,7 +66,7 @@ class Batch(NamedTuple):
         return self._replace(tensors=tuple(t.to(device) for t in self.tensors))
 
 
-class Share(NamedTuple):
+class Portion(NamedTuple):
     """What a process takes of a step's examples: ``mine`` of them, in ``parts`` over all processes."""
 
     mine: slice
@@ -92,7 +89,7 @@ class Stage:
     name: str
     model: nn.Module
     settings: Training
-    load: Callable[[range, Share], tuple[Tensor, ...]]
+    load: Callable[[range, Portion], tuple[Tensor, ...]]
     loss: Callable[[nn.Module, Batch], NamedTuple]
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     rate: Callable[[int], float]
@@ -119,22 +116,6 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.out / "checkpoints"
-
-
-def accelerator(rank: int) -> Accelerator:
-    """The processes of this run, on the device and with the loss scaling that `device` chose.
-
-    rank: of PowerSGD, or 0. With it the buckets of gradients keep their first form (a side effect of
-    looking for unused parameters), so that a resumed run compresses the same ones as the run before it.
-    """
-    device = choose_device()
-    scaled = choose_precision(device)[0] == torch.float16
-    return Accelerator(
-        cpu=device.type == "cpu",
-        device_placement=False,  # the loop moves its model, before the optimiser is made
-        mixed_precision="fp16" if scaled else "no",  # autocast is ours, see `Objective`
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=rank > 0)],
-    )
 
 
 class Objective(nn.Module):
@@ -164,7 +145,7 @@ class Steps(Dataset):
                 f"{stage.settings.accumulate} parts each); change batch or accumulate"
             )
         size = batch // processes
-        self.share = Share(slice(index * size, (index + 1) * size), parts)
+        self.share = Portion(slice(index * size, (index + 1) * size), parts)
         self.stage = stage
 
     def __len__(self) -> int:
@@ -187,7 +168,7 @@ class Loop:
         stage.model.to(self.device)
         self.whole = copy.deepcopy(stage.model).requires_grad_(False).eval()
         objective, optimizer = Objective(stage).train(), stage.optimizer(stage.model)
-        shard_as_asked(self.accelerator, objective)
+        shard_as_asked(self.accelerator, [each.__name__ for each in stage.blocks], stage.model)
         self.wrapped, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.model = self.accelerator.unwrap_model(self.wrapped).model
         self.compression = self._compression()
@@ -416,73 +397,3 @@ def is_report(step: int, steps: int) -> bool:
 def as_it_is(batch: Batch) -> Batch:
     """The data loader's collation: `Steps` has done it."""
     return batch
-
-
-def shard_as_asked(accelerator: Accelerator, objective: nn.Module) -> None:
-    """Prepare accelerate for FSDP where ``accelerate launch --use_fsdp`` asked for it, on CPUs too.
-
-    It leaves FSDP out on CPUs without a word, although PyTorch can do it there.
-    """
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if not asked or accelerator.num_processes == 1:
-        return
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=objective._no_split_modules,
-        cpu_ram_efficient_loading=False,
-    )
-    accelerator.state.distributed_type = DistributedType.FSDP
-    for p in objective.parameters():
-        p.data = p.data.contiguous()  # shards of other layouts are not implemented in PyTorch
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor as if there were one process: the shards of FSDP put together."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-@torch.no_grad()
-def place(tensor: Tensor, into: Tensor) -> None:
-    """Copy a whole tensor into one that may be a shard."""
-    if isinstance(into, DTensor):
-        tensor = distribute_tensor(tensor.to(into.device), into.device_mesh, into.placements)
-    into.copy_(tensor)
-
-
-def random_states(device: torch.device) -> dict[str, Tensor]:
-    """PyTorch's global generators, as bytes."""
-    states = {"cpu": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def set_random_states(states: dict[str, Tensor]) -> None:
-    """Set what `random_states` gave."""
-    torch.set_rng_state(states["cpu"].cpu())
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].cpu())
-
-
-@contextmanager
-def stoppable() -> Iterator[threading.Event]:
-    """An event that is set by the first Ctrl-C (or the request of a scheduler to end), so that a step is
-    never left half done; the second Ctrl-C interrupts as ever."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked  # only the main thread may receive signals
-        return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = {kind: signal.getsignal(kind) for kind in kinds}
-
-    def ask(kind: int, frame: object) -> None:
-        asked.set()
-        signal.signal(kind, before[kind])
-
-    for kind in kinds:
-        signal.signal(kind, ask)
-    try:
-        yield asked
-    finally:
-        for kind in kinds:
-            signal.signal(kind, before[kind])

@@ -32,9 +32,10 @@ from .device import autocast, choose_precision, describe
 from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
 from .files import write_atomically, write_json
 from .log import Log
-from .loop import Batch, Run, Share, Stage, accelerator, fit
+from .loop import Batch, Portion, Run, Stage, fit
 from .optim import adamw, muon_and_adamw
 from .presets import DALLETraining, DVAETraining, Preset
+from .processes import accelerator
 from .schedules import cosine, linear, warmup
 from .show import grid
 from .tokenizer import Tokenizer
@@ -93,7 +94,7 @@ def dvae_stage(
 
     reading = Reading(data)
 
-    def load(positions: range, share: Share) -> tuple[Tensor]:
+    def load(positions: range, share: Portion) -> tuple[Tensor]:
         mine = positions[share.mine]
         worker = get_worker_info()  # every n-th step is loaded by the same one of n workers
         before = (
@@ -172,7 +173,7 @@ def dalle_stage(
     """Minimise 1/8 text + 7/8 image cross-entropy over (text, image) tokens. Chapter 8."""
     model, order = seeded(seed, DALLE, config), Order(len(tokens), seed)
 
-    def load(positions: range, share: Share) -> tuple[Tensor, Tensor, Tensor]:
+    def load(positions: range, share: Portion) -> tuple[Tensor, Tensor, Tensor]:
         captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
         chance = generator_of(seed, positions.start)  # the same in all processes
         text = tokenizer.encode(captions, t.dropout, chance, cut=True)
@@ -406,7 +407,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
             f"- command: `minidalle train --data {data.label} --preset {preset} --seed {seed} --out …`",
             f"- commit: {commit()}",
-            f"- machine: {machine()}",
+            f"- machine: {machine(bundle.device)}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
             f"- parameters: {', '.join(counts)}",
             f"- data: {pictures}",
@@ -435,10 +436,12 @@ def commit() -> str:
     return (name or "unknown") + (" with local changes" if name and changed else "")
 
 
-def machine() -> str:
-    """Architecture, threads, precision, Python and PyTorch in one line."""
-    dtype, _ = choose_precision(torch.device("cpu"))
-    system = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+def machine(device: torch.device) -> str:
+    """Architecture, processor, precision, Python and PyTorch in one line."""
+    dtype, _ = choose_precision(device)
+    threads = f"{torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    system = f"{platform.system()} {platform.machine()}, {where}"
     return f"{system}, {str(dtype)[6:]}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 

@@ -20,6 +20,7 @@ import minidalle.checkpoint as room_of_checkpoints
 import minidalle.device as device_room
 import minidalle.log as room_of_logs
 import minidalle.loop as room
+from minidalle import processes
 from minidalle.checkpoint import found, read
 from minidalle.dalle import DALLE
 from minidalle.data import Order
@@ -66,7 +67,7 @@ def toy_loss(model: Toy, batch: Batch) -> Loss:
 ORDER = Order(len(DATA), 0)
 
 
-def load(positions: range, share: room.Share) -> tuple[Tensor]:
+def load(positions: range, share: room.Portion) -> tuple[Tensor]:
     return (DATA[ORDER(positions[share.mine])],)
 
 
@@ -94,7 +95,7 @@ def run(out: Path, seed: int = 0, **changes) -> Run:
     """A run in a folder."""
     out.mkdir(exist_ok=True)
     (out / "log.jsonl").touch()
-    return Run(out, room.accelerator(0), room_of_logs.Log(out / "log.jsonl"), seed, **changes)
+    return Run(out, processes.accelerator(0), room_of_logs.Log(out / "log.jsonl"), seed, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -263,7 +264,7 @@ def test_every_example_is_seen_once_a_pass(tmp_path):
     """50 examples, 4 a step: 25 steps are two passes, each in another order."""
     seen = []
 
-    def watch(positions: range, share: room.Share) -> tuple[Tensor]:
+    def watch(positions: range, share: room.Portion) -> tuple[Tensor]:
         seen.extend(ORDER(positions[share.mine]))
         return load(positions, share)
 
@@ -275,8 +276,8 @@ def test_every_example_is_seen_once_a_pass(tmp_path):
 def test_the_processes_shares_make_up_the_batch():
     """Whatever their number: disjoint, in order, together the examples of one process."""
     alone = [room.Steps(stage(), 0, 1)[step] for step in range(20)]
-    for processes in (2, 4):
-        shares = [room.Steps(stage(), index, processes) for index in range(processes)]
+    for n in (2, 4):
+        shares = [room.Steps(stage(), index, n) for index in range(n)]
         for step, batch in enumerate(alone):
             parts = [share[step] for share in shares]
             assert torch.equal(torch.cat([p.tensors[0] for p in parts]), batch.tensors[0])
@@ -310,10 +311,10 @@ def test_precision_is_chosen_with_a_reason(monkeypatch):
 def test_float16_is_scaled(monkeypatch):
     """Where float16 was chosen, the loop's engine has a scaler of the loss; elsewhere none."""
     asked = {}
-    monkeypatch.setattr(room, "Accelerator", lambda **settings: asked.update(settings))
+    monkeypatch.setattr(processes, "Accelerator", lambda **settings: asked.update(settings))
     for dtype, mixed in ((torch.float16, "fp16"), (torch.bfloat16, "no"), (torch.float32, "no")):
-        monkeypatch.setattr(room, "choose_precision", lambda device, d=dtype: (d, "planted"))
-        room.accelerator(0)
+        monkeypatch.setattr(processes, "choose_precision", lambda device, d=dtype: (d, "planted"))
+        processes.accelerator(0)
         assert asked["mixed_precision"] == mixed
 
 
@@ -376,7 +377,7 @@ class Planted(Exception):
 def failing_at(step: int):
     """A loader that fails when it is asked for the examples of a step."""
 
-    def fail(positions: range, share: room.Share) -> tuple[Tensor]:
+    def fail(positions: range, share: room.Portion) -> tuple[Tensor]:
         fail.asked += 1
         if fail.asked > step:
             raise Planted

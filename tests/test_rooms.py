@@ -31,6 +31,7 @@ ABOVE = {
     "checkpoint",
     "log",
     "powersgd",
+    "processes",
     "tokens",
     "loop",
 }
@@ -104,7 +105,7 @@ def test_only_three_rooms_stand_above_training():
     """The command line, the judge, and what notebooks begin with; nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
     assert users <= {"cli", "examine", "chapter"}
-    for room in ("loop", "powersgd"):
+    for room in ("loop", "powersgd", "processes"):
         assert {n for n, path in FILES.items() if room in rooms(path)} <= {"train", "loop"}, room
 
 

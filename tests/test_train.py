@@ -22,7 +22,7 @@ from minidalle.dalle import DALLE
 from minidalle.data import Order, World, to_float
 from minidalle.data.emoji import FONTS, NAMES
 from minidalle.examine import EXAMINER_SEED, Examiner, Share, score, train_examiner
-from minidalle.loop import REPORTS, Share
+from minidalle.loop import REPORTS, Portion
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
 from minidalle.world import family
 
@@ -137,11 +137,11 @@ def test_bpe_dropout_is_drawn_anew_every_step_and_alike_everywhere():
     config = replace(QUICK.dalle, V=tokenizer.V, T=24)
     t = replace(QUICK.dalle_training, dropout=0.5)
     stage = room.dalle_stage(config, t, tokenizer, tokens, None, None, seed=0)
-    text, image, targets = stage.load(range(4), Share(slice(0, 4), 1))
-    parts = [stage.load(range(4), Share(slice(k, k + 2), 2)) for k in (0, 2)]
+    text, image, targets = stage.load(range(4), Portion(slice(0, 4), 1))
+    parts = [stage.load(range(4), Portion(slice(k, k + 2), 2)) for k in (0, 2)]
     assert torch.equal(torch.cat([part[0] for part in parts]), text) and len(image) == 4
     assert targets == (text < tokenizer.V).sum() and parts[0][2] == parts[1][2] == targets / 2
-    later = stage.load(range(4, 8), Share(slice(0, 4), 1))[0]
+    later = stage.load(range(4, 8), Portion(slice(0, 4), 1))[0]
     for k, row in enumerate(Order(4, 0)(range(4))):
         again = Order(4, 0)(range(4, 8)).index(row)
         assert tokenizer.decode(text[k].tolist()) == tokenizer.decode(later[again].tolist())
