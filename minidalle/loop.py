@@ -31,6 +31,7 @@ from .optim import Average
 from .powersgd import PowerSGD
 from .presets import Training
 from .processes import (
+    deaf,
     place,
     random_states,
     set_random_states,
@@ -78,7 +79,7 @@ class Stage:
     """What the loop must know of a model to train it.
 
     name: in the log and in the names of files. settings: steps, batch, clip, …
-    load: the positions of a step's examples among all that the run sees, and the share of them to make
+    load: the positions of a step's examples among all that the run sees, and the portion of them to make
     tensors of. loss: model and batch → a named tuple of scalars, the first of which is minimised.
     optimizer: for the model's parameters, with each group's highest learning rate. rate: what to multiply
     that by, by step. figures: more of a step for the log, e.g. its τ.
@@ -125,9 +126,6 @@ class Objective(nn.Module):
         super().__init__()
         self.model = stage.model
         self.loss = stage.loss
-        self._no_split_modules = [
-            each.__name__ for each in stage.blocks
-        ]  # read by accelerate's FSDP
 
     def forward(self, batch: Batch) -> NamedTuple:
         with autocast(batch.tensors[0].device):
@@ -145,7 +143,7 @@ class Steps(Dataset):
                 f"{stage.settings.accumulate} parts each); change batch or accumulate"
             )
         size = batch // processes
-        self.share = Portion(slice(index * size, (index + 1) * size), parts)
+        self.portion = Portion(slice(index * size, (index + 1) * size), parts)
         self.stage = stage
 
     def __len__(self) -> int:
@@ -154,8 +152,8 @@ class Steps(Dataset):
     def __getitem__(self, step: int) -> Batch:
         batch = self.stage.settings.batch
         positions = range(step * batch, (step + 1) * batch)
-        tensors = self.stage.load(positions, self.share)
-        return Batch(step, positions[self.share.mine], tensors)
+        tensors = self.stage.load(positions, self.portion)
+        return Batch(step, positions[self.portion.mine], tensors)
 
 
 class Loop:
@@ -209,18 +207,16 @@ class Loop:
         acc, t = self.accelerator, self.stage.settings
         steps = Steps(self.stage, acc.process_index, acc.num_processes)
         workers = self.run.workers
-        again = (
-            self.step % workers if workers else 0
-        )  # so that each worker has the steps it always has
+        # Each worker loads the steps that it always has, also after a resumption between them.
+        again = self.step % workers if workers else 0
         loader = DataLoader(
             steps,
             batch_size=None,
             sampler=range(self.step - again, t.steps),
             collate_fn=as_it_is,
             num_workers=workers,
-            multiprocessing_context="fork"
-            if workers
-            else None,  # a stage cannot be sent, but inherited
+            worker_init_fn=deaf,
+            multiprocessing_context="fork" if workers else None,  # a stage is not to be sent
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
         return islice(loader, again, None)

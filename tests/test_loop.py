@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -439,6 +440,25 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(kind, tmp_path, whole, cap
     assert_same_checkpoint(
         found(out / "checkpoints", "Toy")[-1], found(whole / "checkpoints", "Toy")[-1]
     )
+
+
+def test_ctrl_c_reaches_the_workers_too_and_stops_nothing_early(tmp_path, whole):
+    """A terminal sends the signal to every process of the command; the step that is due is still loaded."""
+    out = tmp_path / "run"
+
+    def interrupt(model: Toy, batch: Batch) -> Loss:
+        if batch.step == 6:
+            for child in psutil.Process().children():
+                os.kill(child.pid, signal.SIGINT)
+        if batch.step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return toy_loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stage(loss=interrupt), run(out, workers=2))
+    assert found(out / "checkpoints", "Toy")[-1].name == "toy-00000013.safetensors"
+    fit(stage(), run(out, workers=2))
+    assert lines(out) == lines(whole)
 
 
 def test_the_second_ctrl_c_does_not_wait(tmp_path):
