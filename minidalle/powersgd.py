@@ -48,8 +48,14 @@ class PowerSGD:
         )
 
     def hook(self, state: PowerSGDState, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-        """What DDP calls for every bucket of gradients."""
-        return powerSGD_hook(state, Bucket(bucket, self.matrices))
+        """What DDP calls for every bucket of gradients.
+
+        It waits until the bucket is done: PyTorch's hook sends P and Q from threads of its own, and without
+        an order between those and whatever DDP sends next, processes take one message for another.
+        """
+        future = powerSGD_hook(state, Bucket(bucket, self.matrices))
+        future.wait()
+        return future
 
     def saved(self) -> float:
         """The share of numbers that need not be sent, of all steps since compression began."""

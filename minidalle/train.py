@@ -229,7 +229,8 @@ def train(
             f"PowerSGD (rank {rank}) compresses what processes send each other, and there is only one; "
             "start several with accelerate launch, or leave it out"
         )
-    check_folder(out)
+    if acc.is_main_process:
+        check_folder(out)
     about = {"filtered": filtered, "families": preset.families, "where": preset.where}
     learned, test = (
         source(data, preset.dvae.size, split, seed, **about) for split in ("train", "test")
