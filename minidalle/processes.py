@@ -79,10 +79,10 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_states(states: dict[str, Tensor]) -> None:
-    """Set what `random_states` gave."""
-    torch.set_rng_state(states["cpu"].cpu())
+    """Set what `random_states` gave. Cloned: PyTorch crashes on a row of a table (seen with 2.13)."""
+    torch.set_rng_state(states["cpu"].cpu().clone())
     if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"].cpu())
+        torch.cuda.set_rng_state(states["cuda"].cpu().clone())
 
 
 @contextmanager
