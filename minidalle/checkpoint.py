@@ -95,5 +95,8 @@ def newest(folder: Path, stage: str, warn: Callable[[str], object]) -> Checkpoin
 
 def remove_unfinished(folder: Path) -> None:
     """Delete what a killed process was writing: hidden files that never got their final name."""
-    for path in folder.glob(".*.safetensors.*"):
-        path.unlink()
+    for path in folder.rglob(".*"):
+        if path.is_file() and re.fullmatch(
+            r"\..+\.[a-z0-9_]{8}", path.name
+        ):  # as mkstemp names them
+            path.unlink()

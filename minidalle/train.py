@@ -339,7 +339,7 @@ def open_run(out: Path, settings: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
     (out / "log.jsonl").touch()
-    checkpoint.remove_unfinished(out / "checkpoints")
+    checkpoint.remove_unfinished(out)
 
 
 def compare(path: Path, before: dict, now: dict, name: str = "") -> None:

@@ -1,11 +1,14 @@
 """Checkpoints: what goes in comes out, damage is seen, and there are never too many."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minidalle.checkpoint import KEPT, found, newest, read, remove_unfinished, save
+from minidalle.files import write_atomically
 
 TENSORS = {
     "weights/a": torch.randn(3, 4),
@@ -77,9 +80,17 @@ def test_the_newest_good_one_is_used(tmp_path):
 
 
 def test_what_was_never_finished_is_removed(tmp_path):
-    """A killed process leaves a hidden file; the next one removes it and no other."""
-    path = save(tmp_path, "dVAE", 1, TENSORS, FACTS)
-    rest = tmp_path / ".dvae-00000002.safetensors.x7k2"
-    rest.write_bytes(b"half")
+    """A killed process leaves a hidden file, in any folder of a run; the next one removes it and no other."""
+    path = save(tmp_path / "checkpoints", "dVAE", 1, TENSORS, FACTS)
+    (tmp_path / ".DS_Store").touch()
+    left = []
+    for name in ("checkpoints/dvae-00000002.safetensors", "samples-dvae-3.png"):
+
+        def stop(file, name=name):
+            left.extend((tmp_path / name).parent.glob(f".{Path(name).name}.*"))
+            left[-1].with_name(left[-1].name[:-1] + "x").write_bytes(b"half")
+
+        write_atomically(tmp_path / name, stop)
+    assert len(list(tmp_path.rglob(".*"))) == 3
     remove_unfinished(tmp_path)
-    assert not rest.exists() and path.exists()
+    assert [each.name for each in tmp_path.rglob(".*")] == [".DS_Store"] and path.exists()
