@@ -400,6 +400,17 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not(ends: Sequence[int], t
     assert_same(out, whole)
 
 
+def test_the_log_goes_on_from_the_checkpoint(tmp_path, whole):
+    """Lines that are later than the checkpoint are dropped and written again, and half a line is, too."""
+    out = tmp_path / "run"
+    with pytest.raises(Planted):
+        fit(stage(load=failing_at(11)), run(out))
+    with (out / "log.jsonl").open("a") as file:  # of a step after the checkpoint of step 8
+        file.write('{"stage": "Toy", "step": 12, "seconds": 1.0, "error": 99.0}\n{"stage": "To')
+    fit(stage(), run(out))
+    assert_same(out, whole)
+
+
 def test_a_finished_stage_is_only_read(tmp_path, whole):
     """Fitting again trains no step and returns the same model."""
     out = tmp_path / "run"
