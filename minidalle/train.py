@@ -34,7 +34,7 @@ from .files import write_atomically, write_json
 from .log import Log
 from .loop import Batch, Portion, Run, Stage, fit
 from .optim import adamw, muon_and_adamw
-from .presets import DALLETraining, DVAETraining, Preset
+from .presets import PAPER, DALLETraining, DVAETraining, Preset
 from .processes import accelerator
 from .schedules import cosine, linear, warmup
 from .show import grid
@@ -221,8 +221,13 @@ def train(
     they are. workers: processes that load pictures.
     Raises FileExistsError if the folder already holds a trained model, which is never overwritten, or
     files that are no run's; ValueError if it is a run with other settings; OSError or ValueError if there
-    are no pictures; OSError when the disk is full.
+    are no pictures; ValueError for the preset of the paper, which nobody can train; OSError when the disk is
+    full.
     """
+    if preset.name == PAPER.name:
+        raise ValueError(
+            "the preset 'paper' is there to be counted, not trained: minidalle plan --preset paper"
+        )
     out, acc = Path(out), accelerator(rank)
     if rank and acc.num_processes == 1:
         raise ValueError(

@@ -34,6 +34,10 @@ ABOVE = {
     "processes",
     "tokens",
     "loop",
+    "precision",
+    "adamw",
+    "counts",
+    "plan",
 }
 
 
