@@ -10,11 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-DECAYED = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-)  # only their weights; gains, biases, embeddings never decay
+# Layers whose weights decay; all else (gains, biases, embeddings) never does.
+DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def decayed(model: nn.Module) -> list[str]:

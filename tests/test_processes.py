@@ -13,7 +13,7 @@ from minidalle.checkpoint import found, read
 pytestmark = pytest.mark.slow
 DDP, FSDP = "--multi_gpu", "--use_fsdp --fsdp_version 2"  # accelerate's words, on CPUs too
 EXACT = 1e-5  # of float32 sums in another order; measured: 4e-7
-MUON = 1e-3  # Muon orthogonalises in bfloat16, which makes more of the same differences; measured: 8e-5
+MUON = 2e-3  # Muon orthogonalises in bfloat16, which makes more of such differences; measured: 4e-4
 PARTS = {"train_marginal_kl"}  # of the examples that are computed at once, and in no loss here
 
 
