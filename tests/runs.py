@@ -23,6 +23,7 @@ import minidalle.loop
 import minidalle.train
 from minidalle.checkpoint import found, read
 from minidalle.data import Example, World
+from minidalle.optim import shards
 from minidalle.presets import preset
 
 CLOCK = {"seconds", "samples_per_second"}  # what a log and a checkpoint have from the clock
@@ -141,6 +142,19 @@ def die_at_random(seed: int) -> None:
     minidalle.loop.Loop.advance = advance
 
 
+def note_what_is_held(path: Path) -> None:
+    """Plant: write down how many numbers of each stage's weights this process holds."""
+    ours = minidalle.loop.Loop.train
+
+    def train(loop):
+        held = sum(shard.numel() for shard in shards(loop.model.parameters()))
+        with path.open("a") as file:
+            file.write(f"{held}\n")
+        ours(loop)
+
+    minidalle.loop.Loop.train = train
+
+
 class HalfFile:
     """Takes in half of what is written to it."""
 
@@ -153,7 +167,8 @@ class HalfFile:
 
 
 def main(out: str, *words: str) -> None:
-    """words: f32, adamw, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch."""
+    """words: f32, adamw, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch, held."""
+    me = os.environ.get("RANK", "0")
     options = dict(word.split("=") for word in words if "=" in word)
     dvae, dalle = QUICK.dvae_training, QUICK.dalle_training
     dvae = replace(dvae, balance=0.0)  # else what a process sees at once would matter
@@ -163,13 +178,15 @@ def main(out: str, *words: str) -> None:
         dvae, dalle = replace(dvae, accumulate=2), replace(dalle, accumulate=2)
     if "f32" in words:
         minidalle.device.choose_precision = lambda device: (torch.float32, "the test asks for it")
-    if "die" in options and int(os.environ.get("RANK", 0)) == 0:
+    if "die" in options and me == "0":
         die_while_writing(int(options["die"]))
     if "kill" in options:
         die_at_random(int(options["kill"]))
     small = replace(QUICK, dvae_training=dvae, dalle_training=dalle)
+    if "held" in words:
+        note_what_is_held(Path(f"{out}.held{me}"))
     if "watch" in words:
-        Watched.path = Path(f"{out}.seen{os.environ.get('RANK', 0)}")
+        Watched.path = Path(f"{out}.seen{me}")
         minidalle.data.World = Watched
     minidalle.train.train(small, Path(out), 3, rank=int(options.get("rank", 0)))
 

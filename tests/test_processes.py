@@ -58,6 +58,19 @@ def test_two_processes_have_the_losses_of_one(words, bound, how, whole, capsys):
     assert difference < bound
 
 
+def test_fsdp_divides_the_weights(tmp_path):
+    """Each process holds half of every stage's numbers (give or take odd sizes), DDP's all of them."""
+    held = {}
+    for name, how in (("fsdp", FSDP), ("ddp", DDP)):
+        launch(tmp_path / name, "held", processes=2, how=how)
+        texts = [(tmp_path / f"{name}.held{k}").read_text().split() for k in (0, 1)]
+        held[name] = [[int(text) for text in each] for each in texts]
+    assert held["ddp"][0] == held["ddp"][1] and len(held["ddp"][0]) == 2
+    for stage, everything in enumerate(held["ddp"][0]):
+        parts = [held["fsdp"][k][stage] for k in (0, 1)]
+        assert sum(parts) == everything and min(parts) > 0.4 * everything
+
+
 @pytest.mark.parametrize("how", ["", DDP])
 def test_parts_of_a_batch_have_the_losses_of_the_whole(how, whole):
     """Gradient accumulation, in one process and in two; the parts have unequal numbers of text targets."""
