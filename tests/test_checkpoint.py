@@ -47,6 +47,16 @@ def test_any_changed_bit_is_seen(good, data, tmp_path_factory):
         read(path)
 
 
+@pytest.mark.parametrize("other", [b"0.30000000000000005", b"0.30000000000000001"])
+def test_a_changed_fact_is_seen(good, tmp_path, other):
+    """A digit of the log that still is JSON."""
+    path = tmp_path / "dvae-00000005.safetensors"
+    assert good.count(b"0.30000000000000004") == 1
+    path.write_bytes(good.replace(b"0.30000000000000004", other))
+    with pytest.raises(ValueError, match="is damaged"):
+        read(path)
+
+
 @given(length=st.integers(0, 3000))
 def test_a_file_that_ends_too_early_is_seen(good, tmp_path_factory, length):
     """However much of it is there."""

@@ -99,6 +99,14 @@ def run(out: Path, seed: int = 0, **changes) -> Run:
     return Run(out, processes.accelerator(0), room_of_logs.Log(out / "log.jsonl"), seed, **changes)
 
 
+@pytest.fixture(autouse=True)
+def _keyboard():
+    """Ctrl-C does what it does in a terminal, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The folder of a toy's run that nothing interrupted."""
@@ -216,9 +224,10 @@ def test_optimisers_together_do_what_they_do_apart():
         for model in models:
             for p in model.parameters():
                 p.grad = torch.sin(p.detach() * 3 + step)
-        for optimizer in apart:
+        for optimizer in (*apart, together):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1 / (step + 1)
             optimizer.step()
-        together.step()
         together.load_state_dict(together.state_dict())
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
