@@ -172,14 +172,18 @@ def test_a_run_goes_on_where_it_was_stopped(quick, tmp_path, monkeypatch):
     for where, times in (("Batch.to", 8), ("encode_once", 0), ("Batch.to", 5), ("Bundle.save", 0)):
         with monkeypatch.context() as planted:
             plant(planted, where, times)
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Planted):
                 room.train(QUICK, out, seed=3)
     room.train(QUICK, out, seed=3)
     assert_same_run(out, quick)
 
 
+class Planted(Exception):
+    """Stands for whatever ends a run."""
+
+
 def plant(patch, where: str, times: int) -> None:
-    """Interrupt the run when a function of its is called once more than ``times``."""
+    """End the run when a function of its is called once more than ``times``."""
     owner, _, name = f"{room.__name__}.{where}".rpartition(".")
     target = room if owner == room.__name__ else getattr(room, owner.rpartition(".")[2])
     ours, calls = getattr(target, name), []
@@ -187,7 +191,7 @@ def plant(patch, where: str, times: int) -> None:
     def stop(*arguments, **settings):
         calls.append(1)
         if len(calls) > times:
-            raise KeyboardInterrupt
+            raise Planted
         return ours(*arguments, **settings)
 
     patch.setattr(target, name, stop)
@@ -208,7 +212,7 @@ def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path,
     """The setting is named, with what it was and is; nothing is written."""
     out = tmp_path / "run"
     plant(monkeypatch, "train_stages", 0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Planted):
         room.train(QUICK, out, seed=3)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=words):
@@ -352,7 +356,7 @@ def test_a_run_on_shards_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
         settings = {"seed": 3, "data": data, "filtered": False, "workers": workers}
         room.train(QUICK, whole, **settings)
         for times in (5, 9):
-            with monkeypatch.context() as planted, pytest.raises(KeyboardInterrupt):
+            with monkeypatch.context() as planted, pytest.raises(Planted):
                 plant(planted, "Batch.to", times)
                 room.train(QUICK, out, **settings)
         room.train(QUICK, out, **settings)
