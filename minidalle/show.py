@@ -74,7 +74,7 @@ def curves(lines: Sequence[Mapping[str, object]]) -> "Figure":
         axes = figure.add_subplot(math.ceil(len(names) / columns), columns, k + 1)
         points = [(row["step"], row[name]) for row in rows if name in row]
         axes.plot(*zip(*points, strict=True), ".-", color=BLUE, linewidth=1, markersize=4)
-        axes.set_title(name, fontsize=8)
+        axes.set_title(name, fontsize=8, loc="left")
         axes.set_xlabel("steps", fontsize=8)
         axes.tick_params(labelsize=7)
     return figure

@@ -191,7 +191,7 @@ LINES = [
 def test_curves_are_of_the_stage_that_trains():
     """A curve for each figure, over the steps of the last line's stage alone; titles name them."""
     figure = curves(LINES)
-    assert [axes.get_title() for axes in figure.axes] == ["loss", "rate"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "rate"]
     (line,) = figure.axes[0].lines
     assert list(line.get_xdata()) == [5, 10] and list(line.get_ydata()) == [3.0, 2.0]
     assert figure.get_suptitle() == "DALL·E · step 10"
