@@ -362,6 +362,14 @@ def test_a_position_decides_everything(things, stage):
     assert (order(99, 1, 2) == order(99, 1, 2)).all() and (order(99, 1, 2) != order(99, 1, 3)).any()
 
 
+def test_there_is_no_last_picture(things):
+    """As long as the world for who asks for a length; a round of seven goes on at any position."""
+    endless = things.training(None, 0)
+    assert len(endless) == len(World(["attributes"], 24))
+    start = 7 * 10**6
+    assert sorted(number(endless[start + k]) for k in range(7)) == list(range(7))
+
+
 def test_only_stage_one_mirrors(things):
     """The left half is bluer in every picture; mirrored ones give themselves away."""
 

@@ -18,6 +18,7 @@ from .filters import aspect_fault, caption_fault
 from .pictures import AUGMENTATIONS, middle, open_picture
 
 UNREADABLE, NO_CAPTION = "unreadable", "without a caption"
+LENGTH = 1_000_000
 NAMED = 5  # left-out files that a report names; all are in `skipped`
 
 
@@ -96,6 +97,10 @@ class Epochs:
         """The source's."""
         return self.source.report()
 
+    def __len__(self) -> int:
+        """As many as the world has, for who asks; there is an example at every position beyond."""
+        return LENGTH
+
     def __getitem__(self, position: int) -> Example:
         epoch, place = divmod(position, len(self.source))
         index = int(order(len(self.source), self.seed, epoch)[place])
@@ -107,7 +112,7 @@ class Epochs:
         return Example(picture, caption, None)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order of n pictures in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
