@@ -4,6 +4,7 @@ import hashlib
 import random
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -138,10 +139,10 @@ class Scanned(Pictures):
         """
         mine = {name: captions for name, captions in found.items() if split_of(name) == self.split}
         self.names, self.texts, marks = [], [], []
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of Pillow, about files that it reads or refuses all the same
+        with (
+            warnings.catch_warnings()
+        ):  # Pillow's, about files that it reads or refuses all the same
+            warnings.simplefilter("ignore")
             for name, captions, seen in self._look_at(mine, filtered):
                 if isinstance(seen, Skipped):
                     self.skipped.append(seen)
@@ -158,7 +159,10 @@ class Scanned(Pictures):
                 f"left out: {told(skip.why for skip in self.skipped)}"
             )
 
-    def _look_at(self, mine: dict[str, list[str]], filtered: bool):
+    def _look_at(
+        self, mine: dict[str, list[str]], filtered: bool
+    ) -> Iterator[tuple[str, tuple[str, ...], str | Skipped]]:
+        """Name, captions that are kept, and a hash of the file or why it is left out; several at a time."""
         kept = {name: tuple(c for c in captions if c) for name, captions in mine.items()}
         faults = {}
         if filtered:
