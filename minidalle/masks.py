@@ -77,11 +77,17 @@ def stream_mask(kind: str, prefix: int, h: int, w: int, kernel: int) -> Tensor:
     return mask
 
 
-def visible_keys(kind: str, prefix: int, h: int, w: int, kernel: int) -> list[Tensor]:
-    """For each image position in turn, the stream positions that it sees: what decoding has to fetch."""
-    back = offsets(kind, h, w, kernel).flip(0)
-    text = torch.arange(prefix)
-    return [torch.cat([text, prefix + i - back[back <= i]]) for i in range(h * w)]
+def visible_keys(kind: str, prefix: int, h: int, w: int, kernel: int) -> list[slice | Tensor]:
+    """For each image position in turn, the image's stream positions that it sees: what decoding fetches
+    besides the prefix. A slice where they are evenly spaced, which fetches without a copy."""
+    if kind == "convolution":
+        back = offsets(kind, h, w, kernel).flip(0)
+        return [prefix + i - back[back <= i] for i in range(h * w)]
+    check_sizes(prefix=prefix, h=h, w=w)
+    check_kind(kind, kernel)
+    first = {"row": lambda i: max(0, i - w), "column": lambda i: i % w, "full": lambda i: 0}[kind]
+    step = w if kind == "column" else 1
+    return [slice(prefix + first(i), prefix + i + 1, step) for i in range(h * w)]
 
 
 # --------------------------------------------------------------------------------------------- blocks

@@ -2,17 +2,22 @@
 
 Paper: §2.2 (16,384 tokens, at most 256 a caption, lowercase, a padding token for every text position).
 The merges are learned and applied by the `tokenizers` library; working on bytes, it loses no character.
-Left out so far: the paper's 10 % BPE dropout.
-Ids 0 … V − 1 are BPE tokens, id V + p is the padding of position p.
+Unusual: BPE dropout is a few lines of ours, because the library's takes no seed and a resumed training must
+see the same tokens. Ids 0 … V − 1 are BPE tokens, id V + p is the padding of position p.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import tokenizers
 import torch
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
+
+DROPOUT = 0.1  # of merges while training (paper, §2.2)
 
 
 class Tokenizer:
@@ -52,13 +57,27 @@ class Tokenizer:
         """The caption's BPE tokens, without padding and of any length."""
         return self.bpe.encode(caption).ids
 
-    def encode(self, captions: Sequence[str], cut: bool = False) -> Tensor:
-        """Captions → text tokens (B, T), int64. Raises ValueError for an empty or too long caption.
+    def encode(
+        self,
+        captions: Sequence[str],
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        cut: bool = False,
+    ) -> Tensor:
+        """Captions → text tokens (B, T), int64. Chapter 3.
 
-        cut: keep the first T tokens of a too long one instead, for captions that nobody is there to shorten.
+        dropout: share of merges left out at random, `DROPOUT` while training, else 0; see `merge`. A caption
+        that would need more than T tokens then keeps all its merges. The same state of the generator (on the
+        CPU) gives the same tokens. cut: keep the first T tokens of a too long caption, where nobody is there
+        to shorten it. Raises ValueError for an empty or, without ``cut``, a too long caption.
         """
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is a share of the merges, between 0 and 1, not {dropout}")
         for caption in captions:
             check_text(caption)
+        rng = None
+        if dropout:
+            rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         rows = []
         for caption, encoding in zip(captions, self.bpe.encode_batch(list(captions)), strict=True):
             n = len(encoding.ids)
@@ -69,8 +88,23 @@ class Tokenizer:
                     f"the caption has {n} tokens, this model reads at most {self.T}; "
                     f"shorten it: {shorten(caption)!r}"
                 )
-            rows.append(encoding.ids[: self.T] + [self.V + p for p in range(n, self.T)])
+            ids = encoding.ids[: self.T]
+            if rng and len(dropped := self._drop(caption, dropout, rng)) <= self.T:
+                ids = dropped
+            rows.append(ids + [self.V + p for p in range(len(ids), self.T)])
         return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.T)
+
+    def _drop(self, caption: str, dropout: float, rng: random.Random) -> list[int]:
+        """The caption's BPE tokens with dropout, of any length."""
+        words = self.bpe.pre_tokenizer.pre_tokenize_str(self.normalise(caption))
+        pieces = [piece for word, _ in words for piece in merge(word, self.ranks, dropout, rng)]
+        return [self.bpe.token_to_id(piece) for piece in pieces]
+
+    @cached_property
+    def ranks(self) -> dict[tuple[str, str], int]:
+        """The merges in the order in which they were learned: pair of pieces → rank."""
+        merges = json.loads(self.bpe.to_str())["model"]["merges"]
+        return {(left, right): rank for rank, (left, right) in enumerate(merges)}
 
     def decode(self, ids: Sequence[int]) -> str:
         """Tokens → text; padding is dropped. `decode(ids(s))` is s, NFC-normalised and lowercased."""
@@ -91,6 +125,31 @@ class Tokenizer:
             return cls(tokenizers.Tokenizer.from_file(str(path)), T)
         except Exception as error:  # the library raises bare Exception for malformed JSON
             raise ValueError(f"{path} is no tokenizer file: {error}") from error
+
+
+def merge(
+    word: str,
+    ranks: Mapping[tuple[str, str], int],
+    dropout: float = 0.0,
+    rng: random.Random | None = None,
+) -> list[str]:
+    """Apply BPE merges to one word, the earliest learned first, until none applies. Chapter 3.
+
+    dropout: before each merge every neighbouring pair is ignored with this probability, drawn from ``rng``;
+    the word is finished when all of them are (Provilkov et al. 2020, algorithm 1). The library's dropout
+    merges slightly more often: obsolete entries of its queue give ignored pairs another chance.
+    """
+    pieces = list(word)
+    while True:
+        found = [
+            (ranks[pair], k)
+            for k, pair in enumerate(zip(pieces, pieces[1:], strict=False))
+            if pair in ranks and not (dropout and rng.random() < dropout)
+        ]
+        if not found:
+            return pieces
+        _, k = min(found)
+        pieces[k : k + 2] = [pieces[k] + pieces[k + 1]]
 
 
 def check_text(caption: str) -> None:

@@ -1,15 +1,15 @@
 """The transformer: attention in three forms with one meaning, and the blocks around it.  (Chapters 6 and 7)
 
-    dense        every score, then the mask: three lines to read; `attend`, or PyTorch's fused kernel
-    structured   only the scores of blocks that the mask leaves: O(N · W) instead of O(N²)
-    cached       one new position against the keys that it sees, for decoding
+    dense        `attend`: every score, then the mask; or `attend_fused`, PyTorch's kernel
+    structured   `attend_blocks`: only the scores of blocks that the mask leaves, O(N · W) instead of O(N²)
+    cached       `attend_apart`: one new position against the keys that it sees, for decoding
 
 Paper: §2.2. Pre-LayerNorm residual blocks; attention and MLP are separate residual branches; one softmax
 over text and image keys together. Not stated by the paper, chosen by us: GELU, no weight tying.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -54,12 +54,21 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
     (B, H, P + N, P + N).
     """
 
-    def fetch(x: Tensor, positions: Tensor) -> Tensor:
+    def gather(x: Tensor, positions: Tensor) -> Tensor:
         return x.index_select(2, positions.flatten()).unflatten(2, positions.shape)
 
-    keys, values = fetch(k, blocks.keys), fetch(v, blocks.keys)
-    out = attend(fetch(q, blocks.queries), keys, values, blocks.allowed)
+    keys, values = gather(k, blocks.keys), gather(v, blocks.keys)
+    out = attend(gather(q, blocks.queries), keys, values, blocks.allowed)
     return out.flatten(2, 3).index_select(2, blocks.places)
+
+
+def attend_apart(q: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """`attend` to keys and values that lie in several places, each (2, …, m, d_head): one softmax over all of
+    them, and nothing is moved together but the scores."""
+    q = q / math.sqrt(q.shape[-1])
+    weights = torch.cat([q @ k.transpose(-2, -1) for k, _ in parts], -1).softmax(-1)
+    pieces = weights.split([k.shape[-2] for k, _ in parts], -1)
+    return sum(weight @ v for weight, (_, v) in zip(pieces, parts, strict=True))
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -78,7 +87,8 @@ def geometry(form: str, kind: str, prefix: int, h: int, w: int, kernel: int, dev
             return stream_mask(kind, prefix, h, w, kernel).to(device)
         if form == "structured":
             return Blocks(*(x.to(device) for x in stream_blocks(kind, prefix, h, w, kernel)))
-        return [x.to(device) for x in visible_keys(kind, prefix, h, w, kernel)]
+        where = visible_keys(kind, prefix, h, w, kernel)
+        return [each if isinstance(each, slice) else each.to(device) for each in where]
 
 
 @dataclass
@@ -98,6 +108,11 @@ class Cache:
         return Cache([torch.cat(pair, 1) for pair in pairs], self.length)
 
 
+def fetch(kv: Tensor, where: slice | Tensor) -> Tensor:
+    """Some positions' keys and values of (2, B, H, P + N, d_head); a slice is a view, indices are copied."""
+    return kv[:, :, :, where] if isinstance(where, slice) else kv.index_select(3, where)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; the caller says which keys each query may see."""
 
@@ -109,8 +124,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """x (B, n, D) → q, k and v in one tensor, (3, B, H, n, d_head)."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
-        return qkv.contiguous()  # one copy here; else each matrix product makes its own
+        return self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
 
     def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
         """x (B, n, D) → (B, n, D), by one of `FORMS`: dense and fused take a mask (n, n), structured its
@@ -119,15 +133,17 @@ class Attention(nn.Module):
         return self.out(FORMS[form](q, k, v, mask).transpose(1, 2).flatten(2))
 
     def extend(
-        self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
+        self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
     ) -> Tensor:
         """n new positions (B, n, D) from ``start`` on: writes their keys and values into kv
-        (2, B, H, P + N, d_head), then attends to the positions ``keys`` alone, under a mask (n, m)."""
+        (2, B, H, P + N, d_head), then attends to the positions ``where`` alone, slices or indices of them.
+        With a mask (n, m) that is a single slice."""
         q, k, v = self.heads(x)
         kv[0, :, :, start : start + x.shape[1]] = k
         kv[1, :, :, start : start + x.shape[1]] = v
-        k, v = kv.index_select(3, keys)
-        return self.out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
+        parts = [fetch(kv, each) for each in where]
+        out = attend_apart(q, parts) if mask is None else attend(q, *parts[0], mask)
+        return self.out(out.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
@@ -145,9 +161,9 @@ class Layer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def extend(
-        self, x: Tensor, kv: Tensor, start: int, mask: Tensor | None, keys: Tensor
+        self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
     ) -> Tensor:
-        x = x + self.attention.extend(self.attention_norm(x), kv, start, mask, keys)
+        x = x + self.attention.extend(self.attention_norm(x), kv, start, where, mask)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -243,12 +259,13 @@ class Transformer(nn.Module):
             room = c.length - start
             raise ValueError(f"{x.shape[1]} new positions, but the stream has room for {room}")
         if x.shape[1] == 1 and start >= c.prefix:
-            each = [keys[start - c.prefix] for keys in self.geometry("cached", x.device)]
+            text = slice(0, c.prefix)
+            each = [(text, keys[start - c.prefix]) for keys in self.geometry("cached", x.device)]
             masks = [None] * c.L
         else:
-            each = [torch.arange(end, device=x.device)] * c.L
+            each = [(slice(0, end),)] * c.L
             masks = [mask[start:end, :end] for mask in self.geometry("dense", x.device)]
-        for layer, kv, mask, keys in zip(self.layers, cache.layers, masks, each, strict=True):
-            x = layer.extend(x, kv, start, mask, keys)
+        for layer, kv, where, mask in zip(self.layers, cache.layers, each, masks, strict=True):
+            x = layer.extend(x, kv, start, where, mask)
         cache.length = end
         return self.norm(x)

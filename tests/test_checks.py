@@ -291,7 +291,7 @@ class FetchesAll(Transformer):
         end = cache.length + x.shape[1]
         masks = [self.mask(kind)[cache.length : end, :end] for kind in self.kinds]
         for layer, kv, mask in zip(self.layers, cache.layers, masks, strict=True):
-            x = layer.extend(x, kv, cache.length, mask, torch.arange(end))
+            x = layer.extend(x, kv, cache.length, [slice(0, end)], mask)
         cache.length = end
         return self.norm(x)
 

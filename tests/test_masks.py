@@ -6,7 +6,14 @@ from checks import RULES, image_matrix, stream_matrix
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidalle.masks import KINDS, causal_mask, image_mask, layer_schedule, stream_mask
+from minidalle.masks import (
+    KINDS,
+    causal_mask,
+    image_mask,
+    layer_schedule,
+    stream_mask,
+    visible_keys,
+)
 
 sides = st.integers(1, 6)
 kernels = st.sampled_from([1, 3, 5, 7])
@@ -80,6 +87,15 @@ def test_no_mask_leaks_and_no_row_is_empty(kind, prefix, h, w, kernel):
     assert not mask.triu(1).any()
     assert mask.diagonal().all()
     assert mask.dtype == torch.bool
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 5), sides, sides, kernels)
+def test_visible_keys_are_the_rows_of_the_mask(kind, prefix, h, w, kernel):
+    """What decoding fetches of the image for each position is what the mask allows, each key once."""
+    mask = image_matrix(kind, h, w, kernel)
+    stream = torch.arange(prefix + h * w)
+    for row, where in zip(mask, visible_keys(kind, prefix, h, w, kernel), strict=True):
+        assert stream[where].tolist() == (prefix + row.nonzero().flatten()).tolist()
 
 
 @given(sides, sides, kernels)

@@ -16,7 +16,18 @@ FILES = {
     if path.parent.name != "checks"
 }
 MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle")
-ABOVE = {"show", "train", "cli", "examine", "bundle", "presets", "generate", "data"}
+ABOVE = {
+    "show",
+    "figures",
+    "chapter",
+    "train",
+    "cli",
+    "examine",
+    "bundle",
+    "presets",
+    "generate",
+    "data",
+}
 
 
 def imports(path: Path) -> set[str]:
@@ -83,10 +94,15 @@ def test_only_the_command_line_knows_the_judge():
     assert users <= {"cli"}
 
 
-def test_only_the_command_line_and_the_judge_stand_above_training():
-    """Nothing that draws needs what trains."""
+def test_only_three_rooms_stand_above_training():
+    """The command line, the judge, and what notebooks begin with; nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
-    assert users <= {"cli", "examine"}
+    assert users <= {"cli", "examine", "chapter"}
+
+
+def test_only_notebooks_use_the_room_of_the_notebooks():
+    """Nothing in the package needs `chapter`."""
+    assert not {name for name, path in FILES.items() if "chapter" in rooms(path)}
 
 
 def test_importing_has_no_side_effects():

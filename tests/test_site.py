@@ -9,9 +9,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from browser import chromium
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("index.html", "book/intro.html", "book/references.html", "notebooks/00_start.html")
+CHAPTERS = [f"notebooks/{path.stem}.html" for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
+BOOK = [f"book/{name}.html" for name in "intro notation glossary paper_map references".split()]
+PAGES = ("index.html", *BOOK, *CHAPTERS)
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 BUILD = (
     "build . --config book/_config.yml --toc book/_toc.yml -W -n --keep-going --path-output"
@@ -88,6 +91,10 @@ def test_links_inside_the_site_lead_somewhere(site, pages):
                     continue
                 target = (site / page).parent / unquote(address.path)
                 assert target.exists(), f"{page}: <{tag}> {address.path}"
+                known = pages.get(target.resolve().relative_to(site.resolve()).as_posix())
+                if address.fragment and known:
+                    ids = {attributes.get("id") for _, attributes in known.tags}
+                    assert address.fragment in ids, f"{page}: {address.path}#{address.fragment}"
 
 
 def test_no_buttons_for_a_repository_that_does_not_exist(pages):
@@ -99,7 +106,7 @@ def test_no_buttons_for_a_repository_that_does_not_exist(pages):
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
-@pytest.mark.parametrize("page", ["book/intro.html", "notebooks/00_start.html"])
+@pytest.mark.parametrize("page", ["book/intro.html", *CHAPTERS])
 def test_the_browser_reports_no_error(site, page):
     run = subprocess.run(
         [
@@ -113,3 +120,33 @@ def test_the_browser_reports_no_error(site, page):
     assert not errors, errors
     if "\\(" in (site / page).read_text(encoding="utf-8"):
         assert "<mjx-container" in run.stdout, "the formulas were not set"
+
+
+STATE = """(() => {
+const box = document.querySelector(".minidalle-slider"), knob = box.querySelector("input");
+const shown = [...box.querySelectorAll(".frame")].map(frame => frame.offsetHeight > 0);
+const place = knob.getBoundingClientRect();
+return {shown, said: knob.getAttribute("aria-valuetext"), written: box.querySelector("output").textContent,
+        left: place.left, right: place.right, y: (place.top + place.bottom) / 2};
+})()"""
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_sliders_move_by_keys_and_by_mouse(site, page, tmp_path):
+    """One frame is visible, the next after an arrow key, the last after a click at the knob's far end."""
+    with chromium(tmp_path) as tab:
+        tab.open((site / page).as_uri())
+        knob = "document.querySelector('.minidalle-slider input')"
+        tab.ask(f"{knob}.scrollIntoView({{block: 'center'}})")
+        tab.ask(f"{knob}.focus()")
+        start = tab.ask(STATE)
+        assert start["shown"][0] and sum(start["shown"]) == 1
+        tab.press("ArrowRight")
+        second = tab.ask(STATE)
+        assert second["shown"][1] and sum(second["shown"]) == 1
+        assert second["said"] == second["written"] != start["said"]
+        tab.click(second["right"] - 3, second["y"])
+        last = tab.ask(STATE)
+        assert last["shown"][-1] and sum(last["shown"]) == 1
+        assert not tab.errors

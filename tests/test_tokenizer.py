@@ -1,5 +1,6 @@
 """Captions to tokens and back, for any text there is."""
 
+import random
 import unicodedata
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 from checks import assert_lossless, assert_padding_is_apart
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import models
 
-from minidalle.tokenizer import Tokenizer, shorten
+from minidalle.tokenizer import DROPOUT, Tokenizer, merge, shorten
 
 CAPTIONS = ["a small red circle", "three small red circles", "a large blue square", "un été"] * 5
 T = 12
@@ -89,6 +91,72 @@ def test_the_merges_make_words():
     """Words that occur often become one token; capitals make no difference."""
     assert len(TOKENIZER.ids("a small red circle")) == 4
     assert TOKENIZER.ids("A SMALL Red circle") == TOKENIZER.ids("a small red circle")
+
+
+@given(any_text)
+def test_without_dropout_our_merges_are_the_librarys(text):
+    """The independent reference: `tokenizers` cuts any text into the same ids."""
+    assert TOKENIZER._drop(text, 0.0, random.Random(0)) == TOKENIZER.ids(text)
+
+
+@given(any_text, st.floats(0, 1), st.integers())
+def test_dropout_changes_the_pieces_and_never_the_text(text, dropout, seed):
+    """Whatever merges are missing, decoding gives the normalised text; with all missing, its bytes."""
+    ids = TOKENIZER._drop(text, dropout, random.Random(seed))
+    assert TOKENIZER.decode(ids) == TOKENIZER.normalise(text)
+    whole = TOKENIZER._drop(text, 1.0, random.Random(seed))
+    assert len(whole) == len(TOKENIZER.normalise(text).encode())
+
+
+def test_dropout_keeps_a_merge_with_probability_1_minus_p():
+    """A word of two letters is whole as often as it should be, within five standard deviations."""
+    rng, draws = random.Random(0), 20_000
+    whole = sum(merge("ab", {("a", "b"): 0}, DROPOUT, rng) == ["ab"] for _ in range(draws))
+    spread = (draws * DROPOUT * (1 - DROPOUT)) ** 0.5
+    assert abs(whole - draws * (1 - DROPOUT)) < 5 * spread
+
+
+def test_dropout_keeps_a_chain_of_merges_as_often_as_the_librarys():
+    """Two merges, one after the other: whole with probability (1 − p)², in ours and in `tokenizers`.
+
+    On longer words the library merges a little more often than the published algorithm, see `merge`.
+    """
+    chain, draws, rng = [("r", "e"), ("re", "d")], 20_000, random.Random(0)
+    ranks = {pair: rank for rank, pair in enumerate(chain)}
+    vocabulary = {piece: i for i, piece in enumerate(("r", "e", "d", "re", "red"))}
+    library = models.BPE(vocabulary, chain, dropout=0.3)
+    ours = sum(merge("red", ranks, 0.3, rng) == ["red"] for _ in range(draws)) / draws
+    theirs = sum(len(library.tokenize("red")) == 1 for _ in range(draws)) / draws
+    spread = (0.49 * 0.51 / draws) ** 0.5
+    assert abs(ours - 0.49) < 6 * spread and abs(theirs - 0.49) < 6 * spread
+
+
+def test_dropout_depends_on_the_generator_alone():
+    """One state, one answer; the next call gives another; no dropout draws nothing."""
+    captions = ["a small red circle", "a large blue square"] * 20
+    first, second = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    once = TOKENIZER.encode(captions, DROPOUT, first)
+    assert torch.equal(once, TOKENIZER.encode(captions, DROPOUT, second))
+    assert not torch.equal(once, TOKENIZER.encode(captions, DROPOUT, first))
+    state = first.get_state()
+    assert torch.equal(TOKENIZER.encode(captions, 0.0, first), TOKENIZER.encode(captions))
+    assert torch.equal(first.get_state(), state)
+
+
+def test_dropout_never_makes_a_caption_too_long():
+    """A caption that fits with all its merges always fits; where too many are missing, none is."""
+    caption = "three small red circles"
+    row = TOKENIZER.encode([caption], dropout=1.0)
+    assert torch.equal(row, TOKENIZER.encode([caption]))
+    short = TOKENIZER.encode(["red"], dropout=1.0)[0].tolist()
+    assert TOKENIZER.decode(short) == "red" and short[3:] == [TOKENIZER.V + p for p in range(3, T)]
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.1, float("nan")])
+def test_dropout_is_a_share(dropout):
+    """Anything else is an error that shows it."""
+    with pytest.raises(ValueError, match=f"between 0 and 1, not {dropout}"):
+        TOKENIZER.encode(["red"], dropout)
 
 
 def test_training_stops_at_v_or_where_nothing_is_left_to_merge():
