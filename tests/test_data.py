@@ -517,6 +517,14 @@ def test_shards_are_split_without_overlap_or_loss(tars, monkeypatch, processes, 
     assert len(captions) == len(set(captions)) and set(captions) == everything(tars)
 
 
+def test_no_reader_is_idle_where_there_are_few_shards(tars, monkeypatch):
+    """Eight processes share five shards sample by sample: five to seven pictures each."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for rank in range(8):
+        monkeypatch.setenv("RANK", str(rank))
+        assert sum(len(list(Shards(str(tars), 8, split))) for split in SPLITS) in (5, 6, 7)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failed_downloads_are_counted(tars, workers):
     """One in each shard has a .json and no .jpg; counts come back from the workers, also a second time."""
