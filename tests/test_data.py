@@ -614,6 +614,16 @@ def test_damaged_shards_and_samples_are_counted_and_skipped(tars, tmp_path, work
     )
 
 
+def test_after_a_name_that_comes_twice_the_shard_goes_on(tmp_path):
+    """The second file of a name is left out, the shard counts as damaged, later samples are read."""
+    parts = {"jpg": encoded(Image.new("RGB", (48, 36)), "JPEG"), "txt": b"a good one"}
+    numbered = [(f"{k:02d}", parts) for k in range(20)]
+    shard(tmp_path / "0.tar", [numbered[0], *numbered])
+    found = both(lambda split: Shards(str(tmp_path), 8, split))
+    assert sum(len(list(each)) for each in found) == 20
+    assert all("1 damaged shards" in each.report() for each in found)
+
+
 def test_filters_are_on_for_shards_unless_said_otherwise(tars, tmp_path):
     """Pictures from the web are filtered by default."""
     folder = damage(tars, tmp_path / "damaged")
