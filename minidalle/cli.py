@@ -1,4 +1,4 @@
-"""The command line: ``minidalle draw``, ``train``, ``examine``, ``world``, ``bench``.  (Chapter 0)
+"""The command line: ``minidalle draw``, ``train``, ``examine``, ``bench`` and more.  (Chapter 0)
 
 Bad input ends with one sentence on stderr and exit code 2; nothing half-written is left behind. Heavy
 modules are imported by the command that needs them, so that --help answers at once.
@@ -26,7 +26,8 @@ app = typer.Typer(
 ClickException = typer.BadParameter.__base__.__base__  # of the click that this typer is built on
 
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same pictures.")]
-ModelOption = Annotated[str, typer.Option(help="A bundled model's name, or a folder.")]
+MODEL = "A bundled model's name, a folder, or OWNER/NAME[@REVISION] on the Hugging Face hub."
+ModelOption = Annotated[str, typer.Option(help=MODEL)]
 
 
 @app.command()
@@ -124,9 +125,9 @@ def examine(
     fresh and of never-seen compositions, the share that it finds right: of true pictures, of the dVAE's
     reconstructions (the ceiling), and of one sample for each caption.
     """
-    from .bundle import find, load
+    from .bundle import find, load, write_card
     from .examine import scoreboard, with_scores
-    from .files import write_atomically, write_json
+    from .files import write_json
 
     bundle = load(model)
     if json is not None:
@@ -136,10 +137,9 @@ def examine(
         write_json(json, rows)
         typer.echo(f"table in {json.resolve()}")
     if card:
-        path = find(model) / "README.md"
-        text = with_scores(bundle.card, rows, seed)
-        write_atomically(path, lambda file: file.write(text.encode()))
-        typer.echo(f"table in {path.resolve()}")
+        folder = find(model)
+        write_card(folder, with_scores(bundle.card, rows, seed))
+        typer.echo(f"table in {(folder / 'README.md').resolve()}")
 
 
 @app.command()
@@ -195,6 +195,69 @@ def bench(
     if json is not None:
         write_json(json, [figure._asdict() for figure in figures])
         typer.echo(f"figures in {json.resolve()}")
+
+
+@app.command()
+def push(
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.")],
+    model: ModelOption = "tiny",
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+) -> None:
+    """Upload a model to the Hugging Face hub, where draw --model OWNER/NAME finds it.
+
+    Needs the library (pip install "minidalle[hub]") and an account (hf auth login).
+
+    Example:  minidalle push somebody/my-model --model runs/ci
+    """
+    from .bundle import load
+
+    typer.echo(f"{model} is at {load(model, 'cpu').push(repository, private)}")
+
+
+@app.command()
+def convert(
+    encoder: Annotated[Path, typer.Argument(help="The published encoder.pkl.")],
+    decoder: Annotated[Path, typer.Argument(help="The published decoder.pkl.")],
+    out: Annotated[Path, typer.Option(help="Folder for the safetensors.")] = Path("openai-dvae"),
+) -> None:
+    """Convert the official dVAE to safetensors, without executing anything in its pickles.
+
+    The two files are at https://cdn.openai.com/dall-e/encoder.pkl and …/decoder.pkl (0.4 GB in all).
+
+    Example:  minidalle convert encoder.pkl decoder.pkl
+    """
+    from .openai_dvae import convert as run
+
+    typer.echo(f"dVAE in {run(encoder, decoder, out).resolve()}")
+
+
+@app.command()
+def reconstruct(
+    photographs: Annotated[list[Path], typer.Argument(help="Pictures in any common format.")],
+    model: Annotated[str, typer.Option(help=MODEL)] = "openai-dvae",
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("pictures/dvae.png"),
+) -> None:
+    """Show what is left of photographs after a model's dVAE: into image tokens and back.
+
+    The shorter side is scaled to what the dVAE takes, 256 pixels for the official one, and the middle cut
+    out. The first row shows the pictures themselves, the second their reconstructions.
+
+    Example:  minidalle reconstruct cat.jpg dog.jpg --model openai-dvae
+    """
+    from .bundle import load_dvae
+    from .files import write_atomically
+    from .openai_dvae import open_picture
+    from .openai_dvae import reconstruct as run
+    from .show import grid
+
+    dvae = load_dvae(model)
+    pictures = [open_picture(path, dvae.config.size) for path in photographs]
+    check_writable(out)
+    names = [path.name for path in photographs]
+    labels = names + [f"{name}, {dvae.config.grid**2} tokens" for name in names]
+    sheet = grid([*pictures, *run(dvae, pictures)], labels, "the dVAE", len(pictures))
+    write_atomically(out, lambda file: sheet.save(file, "PNG"))
+    typer.echo(f"{counted(len(pictures))} in {out.resolve()}")
 
 
 def counted(n: int) -> str:

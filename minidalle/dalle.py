@@ -44,6 +44,10 @@ class DALLEConfig:
     def __post_init__(self):
         check_sizes(V=self.V, T=self.T, K=self.K)
         self.transformer_config()  # checks the other sizes, before any weight is made
+        if self.kernel > (widest := 2 * max(self.h, self.w) + 1):
+            raise ValueError(
+                f"kernel must be at most {widest}, the whole of this grid, not {self.kernel}"
+            )
 
     @property
     def N(self) -> int:

@@ -66,6 +66,10 @@ class DVAEConfig:
             raise ValueError(
                 f"input_kernel must be odd, not {self.input_kernel}; it needs a middle"
             )
+        if self.groups > self.size.bit_length():  # checked first: 2^groups may be beyond any memory
+            raise ValueError(
+                f"{self.groups} groups halve pictures of {self.size} pixels more often than they can"
+            )
         if self.size % self.factor:
             raise ValueError(
                 f"pictures of {self.size} pixels do not divide into cells of {self.factor}; "
