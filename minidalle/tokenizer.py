@@ -69,7 +69,7 @@ class Tokenizer:
         dropout: share of merges left out at random, `DROPOUT` while training, else 0; see `merge`. A caption
         that would need more than T tokens then keeps all its merges. The same state of the generator (on the
         CPU) gives the same tokens. cut: keep the first T tokens of a too long caption, where nobody is there
-        to shorten it. Raises ValueError for an empty or too long caption.
+        to shorten it. Raises ValueError for an empty or, without ``cut``, a too long caption.
         """
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share of the merges, between 0 and 1, not {dropout}")

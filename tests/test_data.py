@@ -362,6 +362,14 @@ def test_a_position_decides_everything(things, stage):
     assert (order(99, 1, 2) == order(99, 1, 2)).all() and (order(99, 1, 2) != order(99, 1, 3)).any()
 
 
+def test_there_is_no_last_picture(things):
+    """As long as the world for who asks for a length; a round of seven goes on at any position."""
+    endless = things.training(None, 0)
+    assert len(endless) == len(World(["attributes"], 24))
+    start = 7 * 10**6
+    assert sorted(number(endless[start + k]) for k in range(7)) == list(range(7))
+
+
 def test_only_stage_one_mirrors(things):
     """The left half is bluer in every picture; mirrored ones give themselves away."""
 
@@ -509,6 +517,14 @@ def test_shards_are_split_without_overlap_or_loss(tars, monkeypatch, processes, 
     assert len(captions) == len(set(captions)) and set(captions) == everything(tars)
 
 
+def test_no_reader_is_idle_where_there_are_few_shards(tars, monkeypatch):
+    """Eight processes share five shards sample by sample: five to seven pictures each."""
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for rank in range(8):
+        monkeypatch.setenv("RANK", str(rank))
+        assert sum(len(list(Shards(str(tars), 8, split))) for split in SPLITS) in (5, 6, 7)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failed_downloads_are_counted(tars, workers):
     """One in each shard has a .json and no .jpg; counts come back from the workers, also a second time."""
@@ -596,6 +612,16 @@ def test_damaged_shards_and_samples_are_counted_and_skipped(tars, tmp_path, work
     assert 3 <= len(again) <= 9 and cut_off in (5, 6), (
         "the half shard repeats samples of a whole one"
     )
+
+
+def test_after_a_name_that_comes_twice_the_shard_goes_on(tmp_path):
+    """The second file of a name is left out, the shard counts as damaged, later samples are read."""
+    parts = {"jpg": encoded(Image.new("RGB", (48, 36)), "JPEG"), "txt": b"a good one"}
+    numbered = [(f"{k:02d}", parts) for k in range(20)]
+    shard(tmp_path / "0.tar", [numbered[0], *numbered])
+    found = both(lambda split: Shards(str(tmp_path), 8, split))
+    assert sum(len(list(each)) for each in found) == 20
+    assert all("1 damaged shards" in each.report() for each in found)
 
 
 def test_filters_are_on_for_shards_unless_said_otherwise(tars, tmp_path):

@@ -283,6 +283,27 @@ def test_a_folder_of_odd_files_is_all_that_a_tinkerer_needs(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
+def test_small_fits_together(tmp_path, monkeypatch):
+    """The preset for pictures of one's own, at its full size: three steps of every stage, then a drawing."""
+    small = preset("small")
+    stages = {
+        "dvae_training": replace(small.dvae_training, steps=3, batch=2),
+        "dalle_training": replace(small.dalle_training, steps=3, batch=2, pictures=4),
+    }
+    monkeypatch.setitem(PRESETS, "small", replace(small, **stages))
+    for name in ("p0", "p1", "p2"):
+        write(
+            tmp_path / f"in/{name}.png",
+            encoded(Image.new("RGB", (150, 140)), "PNG"),
+            f"black {name}",
+        )
+    data, out = f"folder:{tmp_path}/in", tmp_path / "run"
+    assert command(monkeypatch, "train", "--data", data, "--preset", "small", "--out", out) == 0
+    drawing = load(out).draw("black again")
+    assert drawing.pictures.shape == (1, 128, 128, 3) and drawing.tokens.shape == (1, 256)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["emoji", "webdataset", "hub"])
 def test_every_kind_of_data_trains(tmp_path, monkeypatch, short, kind):
     """From the command line to a model that draws."""

@@ -47,7 +47,7 @@ class Hub(Scanned):
 
 
 def parse(name: str) -> tuple[str, dict[str, str]]:
-    """ "NAME,image=COLUMN" → name and settings. Raises ValueError for an unknown setting."""
+    """Name and settings of ``NAME,image=COLUMN``. Raises ValueError for an unknown setting."""
     name, *parts = name.split(",")
     settings = dict(part.partition("=")[::2] for part in parts)
     for setting, value in settings.items():

@@ -4,6 +4,7 @@ import hashlib
 import random
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
@@ -18,6 +19,7 @@ from .filters import aspect_fault, caption_fault
 from .pictures import AUGMENTATIONS, middle, open_picture
 
 UNREADABLE, NO_CAPTION = "unreadable", "without a caption"
+LENGTH = 1_000_000
 NAMED = 5  # left-out files that a report names; all are in `skipped`
 
 
@@ -96,6 +98,10 @@ class Epochs:
         """The source's."""
         return self.source.report()
 
+    def __len__(self) -> int:
+        """As many as the world has, for who asks; there is an example at every position beyond."""
+        return LENGTH
+
     def __getitem__(self, position: int) -> Example:
         epoch, place = divmod(position, len(self.source))
         index = int(order(len(self.source), self.seed, epoch)[place])
@@ -107,7 +113,7 @@ class Epochs:
         return Example(picture, caption, None)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=32)
 def order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order of n pictures in an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(n)
@@ -133,10 +139,10 @@ class Scanned(Pictures):
         """
         mine = {name: captions for name, captions in found.items() if split_of(name) == self.split}
         self.names, self.texts, marks = [], [], []
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of Pillow, about files that it reads or refuses all the same
+        with (
+            warnings.catch_warnings()
+        ):  # Pillow's, about files that it reads or refuses all the same
+            warnings.simplefilter("ignore")
             for name, captions, seen in self._look_at(mine, filtered):
                 if isinstance(seen, Skipped):
                     self.skipped.append(seen)
@@ -153,7 +159,10 @@ class Scanned(Pictures):
                 f"left out: {told(skip.why for skip in self.skipped)}"
             )
 
-    def _look_at(self, mine: dict[str, list[str]], filtered: bool):
+    def _look_at(
+        self, mine: dict[str, list[str]], filtered: bool
+    ) -> Iterator[tuple[str, tuple[str, ...], str | Skipped]]:
+        """Name, captions that are kept, and a hash of the file or why it is left out; several at a time."""
         kept = {name: tuple(c for c in captions if c) for name, captions in mine.items()}
         faults = {}
         if filtered:
