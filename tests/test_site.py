@@ -126,7 +126,8 @@ STATE = """(() => {
 const box = document.querySelector(".minidalle-slider"), knob = box.querySelector("input");
 const shown = [...box.querySelectorAll(".frame")].map(frame => frame.offsetHeight > 0);
 const place = knob.getBoundingClientRect();
-return {shown, first: +knob.getAttribute("value"), said: knob.getAttribute("aria-valuetext"), written: box.querySelector("output").textContent,
+return {shown, first: +knob.getAttribute("value"),
+        said: knob.getAttribute("aria-valuetext"), written: box.querySelector("output").textContent,
         left: place.left, right: place.right, y: (place.top + place.bottom) / 2};
 })()"""
 
