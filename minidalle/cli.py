@@ -1,4 +1,4 @@
-"""The command line: ``minidalle draw``, ``train``, ``examine``, ``world``, ``bench``.  (Chapter 0)
+"""The command line: ``minidalle draw``, ``train``, ``examine``, ``bench`` and more.  (Chapter 0)
 
 Bad input ends with one sentence on stderr and exit code 2; nothing half-written is left behind. Heavy
 modules are imported by the command that needs them, so that --help answers at once.
@@ -26,7 +26,8 @@ app = typer.Typer(
 ClickException = typer.BadParameter.__base__.__base__  # of the click that this typer is built on
 
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same pictures.")]
-ModelOption = Annotated[str, typer.Option(help="A bundled model's name, or a folder.")]
+MODEL = "A bundled model's name, a folder, or OWNER/NAME[@REVISION] on the Hugging Face hub."
+ModelOption = Annotated[str, typer.Option(help=MODEL)]
 
 
 @app.command()
@@ -106,9 +107,9 @@ def examine(
     fresh and of never-seen compositions, the share that it finds right: of true pictures, of the dVAE's
     reconstructions (the ceiling), and of one sample for each caption.
     """
-    from .bundle import find, load
+    from .bundle import find, load, write_card
     from .examine import scoreboard, with_scores
-    from .files import write_atomically, write_json
+    from .files import write_json
 
     bundle = load(model)
     if json is not None:
@@ -118,10 +119,9 @@ def examine(
         write_json(json, rows)
         typer.echo(f"table in {json.resolve()}")
     if card:
-        path = find(model) / "README.md"
-        text = with_scores(bundle.card, rows, seed)
-        write_atomically(path, lambda file: file.write(text.encode()))
-        typer.echo(f"table in {path.resolve()}")
+        folder = find(model)
+        write_card(folder, with_scores(bundle.card, rows, seed))
+        typer.echo(f"table in {(folder / 'README.md').resolve()}")
 
 
 @app.command()
@@ -155,6 +155,56 @@ def world(
 
 
 @app.command()
+def plan(
+    preset: Annotated[str, typer.Option(help="The sizes, e.g. tiny or paper.")] = "paper",
+    devices: Annotated[int, typer.Option(help="GPUs (or other devices) in all.")] = 1,
+    memory: Annotated[
+        float, typer.Option(help="Memory of each in GB, as it is sold.", show_default="16")
+    ] = 16.0,
+    per_machine: Annotated[int, typer.Option(help="Devices in a machine; they share weights.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Pictures of an update on all devices.", show_default="the preset's"),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="16 (as the paper stores) or 32.", show_default="16 for paper, else 32"),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="PowerSGD's, for a machine.", show_default="896 for paper, else D / 4"),
+    ] = None,
+    peak: Annotated[float, typer.Option(help="TFLOP/s of a device; 125 is a V100's.")] = 125.0,
+    utilisation: Annotated[float, typer.Option(help="Share of it that training reaches.")] = 0.33,
+    network: Annotated[float, typer.Option(help="GB/s that a machine can send to others.")] = 12.5,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write all figures as JSON.", show_default="no"),
+    ] = None,
+) -> None:
+    """Count what a preset needs: parameters, memory, traffic and time, and whether it fits.
+
+    Nothing is trained or allocated: shapes are counted. Peak, utilisation and network are assumptions.
+
+    Example:  minidalle plan --preset paper --devices 1024 --memory 16
+    """
+    from .files import write_json
+    from .plan import Cluster, table
+    from .plan import plan as count
+    from .presets import preset as named
+
+    chosen = named(preset)
+    cluster = Cluster(devices, memory, per_machine, peak, utilisation, network)
+    if json is not None:
+        check_writable(json)
+    found = count(chosen, cluster, batch, bits, rank)
+    typer.echo(table(found))
+    if json is not None:
+        write_json(json, found.as_json())
+        typer.echo(f"figures in {json.resolve()}")
+
+
+@app.command()
 def bench(
     json: Annotated[
         Path | None,
@@ -177,6 +227,69 @@ def bench(
     if json is not None:
         write_json(json, [figure._asdict() for figure in figures])
         typer.echo(f"figures in {json.resolve()}")
+
+
+@app.command()
+def push(
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face hub.")],
+    model: ModelOption = "tiny",
+    private: Annotated[bool, typer.Option("--private", help="Only you can see it.")] = False,
+) -> None:
+    """Upload a model to the Hugging Face hub, where draw --model OWNER/NAME finds it.
+
+    Needs the library (pip install "minidalle[hub]") and an account (hf auth login).
+
+    Example:  minidalle push somebody/my-model --model runs/ci
+    """
+    from .bundle import load
+
+    typer.echo(f"{model} is at {load(model, 'cpu').push(repository, private)}")
+
+
+@app.command()
+def convert(
+    encoder: Annotated[Path, typer.Argument(help="The published encoder.pkl.")],
+    decoder: Annotated[Path, typer.Argument(help="The published decoder.pkl.")],
+    out: Annotated[Path, typer.Option(help="Folder for the safetensors.")] = Path("openai-dvae"),
+) -> None:
+    """Convert the official dVAE to safetensors, without executing anything in its pickles.
+
+    The two files are at https://cdn.openai.com/dall-e/encoder.pkl and …/decoder.pkl (0.4 GB in all).
+
+    Example:  minidalle convert encoder.pkl decoder.pkl
+    """
+    from .openai_dvae import convert as run
+
+    typer.echo(f"dVAE in {run(encoder, decoder, out).resolve()}")
+
+
+@app.command()
+def reconstruct(
+    photographs: Annotated[list[Path], typer.Argument(help="Pictures in any common format.")],
+    model: Annotated[str, typer.Option(help=MODEL)] = "openai-dvae",
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("pictures/dvae.png"),
+) -> None:
+    """Show what is left of photographs after a model's dVAE: into image tokens and back.
+
+    The shorter side is scaled to what the dVAE takes, 256 pixels for the official one, and the middle cut
+    out. The first row shows the pictures themselves, the second their reconstructions.
+
+    Example:  minidalle reconstruct cat.jpg dog.jpg --model openai-dvae
+    """
+    from .bundle import load_dvae
+    from .files import write_atomically
+    from .openai_dvae import open_picture
+    from .openai_dvae import reconstruct as run
+    from .show import grid
+
+    dvae = load_dvae(model)
+    pictures = [open_picture(path, dvae.config.size) for path in photographs]
+    check_writable(out)
+    names = [path.name for path in photographs]
+    labels = names + [f"{name}, {dvae.config.grid**2} tokens" for name in names]
+    sheet = grid([*pictures, *run(dvae, pictures)], labels, "the dVAE", len(pictures))
+    write_atomically(out, lambda file: sheet.save(file, "PNG"))
+    typer.echo(f"{counted(len(pictures))} in {out.resolve()}")
 
 
 def counted(n: int) -> str:

@@ -1,19 +1,21 @@
 """A bundle on disk: complete and unchanged, or a clear error that names the file."""
 
-import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from builders import tiny_bundle
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import minidalle
 import minidalle.bundle as room
-from minidalle.bundle import NAMES, Bundle, load
+from minidalle.bundle import FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
 from minidalle.files import fingerprint
 
 
@@ -244,6 +246,298 @@ def test_tokenizer_and_model_must_agree_on_the_vocabulary(tmp_path):
         load(folder)
 
 
+# --------------------------------------------------------------- damage anywhere, and what it claims
+
+
+def reseal(folder: Path) -> None:
+    """Let config.json's fingerprints fit the files again, as somebody would who edits a model on purpose."""
+
+    def renew(config):
+        sizes = {part: config[part] for part in KINDS if part in config}
+        marks = config["fingerprints"]
+        marks["config"] = room._text_fingerprint(json.dumps(sizes))
+        marks["tokenizer"] = room._text_fingerprint((folder / "tokenizer.json").read_text())
+        for part in KINDS:
+            marks[part] = fingerprint(load_file(folder / f"{part}.safetensors"))
+
+    edit(folder / "config.json", renew)
+
+
+def same_as(one: Bundle, two: Bundle) -> bool:
+    """Whether two bundles are equal in everything that a picture depends on."""
+    states = [{**b.dvae.state_dict(), **b.dalle.state_dict()} for b in (one, two)]
+    return (
+        (one.dvae.config, one.dalle.config) == (two.dvae.config, two.dalle.config)
+        and one.tokenizer.to_json() == two.tokenizer.to_json()
+        and states[0].keys() == states[1].keys()
+        and all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    )
+
+
+FILES = (*NAMES, "README.md")
+
+
+@given(data=st.data())
+def test_damage_to_any_file_is_named_or_does_no_harm(saved, tmp_path_factory, data):
+    """Bytes flipped, cut, inserted, a file emptied or replaced by another: an error that names the file,
+    or a bundle that is equal in everything but its name and card."""
+    folder = shutil.copytree(saved, tmp_path_factory.mktemp("damaged") / "model")
+    name = data.draw(st.sampled_from(FILES))
+    content = bytearray((folder / name).read_bytes())
+    place = data.draw(
+        st.integers(0, min(len(content) - 1, 3000)) | st.integers(0, len(content) - 1)
+    )
+    match data.draw(st.sampled_from(["flip", "cut", "insert", "truncate", "swap"])):
+        case "flip":
+            content[place] ^= data.draw(st.integers(1, 255))
+        case "cut":
+            del content[place : place + data.draw(st.integers(1, 9))]
+        case "insert":
+            content[place:place] = data.draw(st.binary(min_size=1, max_size=9))
+        case "truncate":
+            del content[place:]
+        case "swap":
+            content = (folder / data.draw(st.sampled_from(FILES))).read_bytes()
+    (folder / name).write_bytes(content)
+    try:
+        loaded = load(folder, "cpu")
+    except ValueError as error:
+        # A damaged fingerprint in config.json shows as a file that does not have it: both are named.
+        assert name in str(error)
+    else:
+        assert same_as(loaded, load(saved, "cpu"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bytes_that_are_no_text_are_named(folder, name):
+    """Where text is expected, and where it is not."""
+    (folder / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=name):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_in_place_of_a_file_is_a_missing_file(folder, name):
+    """It is there, but it is no file."""
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+        load(folder)
+
+
+def fields(content: dict, prefix: tuple = ()) -> list[tuple]:
+    """The path of every field of a JSON object."""
+    found = []
+    for name, value in content.items():
+        found += [(*prefix, name), *(fields(value, (*prefix, name)) if type(value) is dict else [])]
+    return found
+
+
+OTHER_VALUES = [
+    None,
+    "x",
+    True,
+    False,
+    1.5,
+    -1,
+    0,
+    3,
+    2**20,
+    10**9,
+    10**30,
+    [],
+    {},
+    [[1]],
+    "é" * 999,
+]
+CONFIG = fields(json.loads((room.BUNDLED / "tiny" / "config.json").read_text()))
+
+
+@pytest.mark.parametrize("sealed", [True, False], ids=["as edited", "with new fingerprints"])
+@pytest.mark.parametrize("path", CONFIG, ids=".".join)
+def test_every_other_value_of_every_field_is_named_or_does_no_harm(saved, folder, path, sealed):
+    """Removed, of every other kind, absurdly large: a ValueError that names file and field. With
+    fingerprints made new for it, what fits the weights may load; nothing fills the memory or hangs."""
+    whole = json.loads((saved / "config.json").read_text())
+    for value in ["removed", *OTHER_VALUES]:
+        config = json.loads(json.dumps(whole))
+        inner = config
+        for name in path[:-1]:
+            inner = inner[name]
+        if inner[path[-1]] == value and type(inner[path[-1]]) is type(value):
+            continue
+        inner.pop(path[-1]) if value == "removed" else inner.update({path[-1]: value})
+        (folder / "config.json").write_text(json.dumps(config))
+        if not sealed and path[0] in KINDS and path[0] in config:
+            reseal(folder)
+        try:
+            loaded = load(folder, "cpu")
+        except ValueError as error:
+            message = str(error)
+            assert re.search(r"config\.json|\.safetensors|tokenizer\.json", message)
+            named = (path[-1], f"field {path[0]}", "fingerprint", "does not fit config.json")
+            assert any(words in message for words in named), message
+            assert len(message) < 900
+        else:
+            assert path == ("name",) or not sealed or same_as(loaded, load(saved, "cpu"))
+
+
+def test_harmless_changes_load(folder):
+    """The name, the card and fields that nobody reads: the pictures are the same."""
+    before = load(folder, "cpu").draw("a star", seed=1)
+    edit(folder / "config.json", lambda c: c.update(name="other", comment="mine"))
+    (folder / "README.md").write_text("# another card")
+    after = load(folder, "cpu")
+    assert (after.name, after.card) == ("other", "# another card")
+    assert (after.draw("a star", seed=1).pictures == before.pictures).all()
+
+
+@pytest.mark.parametrize("part", ["dvae", "dalle"])
+@pytest.mark.parametrize(
+    "dtype", ["int64", "int32", "uint8", "bool", "float64", "bfloat16", "float8_e4m3fn"]
+)
+def test_tensors_of_other_types_are_named(folder, part, dtype):
+    """One tensor, with the fingerprint made new for it."""
+    path = folder / f"{part}.safetensors"
+    tensors = load_file(path)
+    name = min(tensors)
+    tensors[name] = tensors[name].to(getattr(torch, dtype))
+    save_file(tensors, path)
+    reseal(folder)
+    with pytest.raises(ValueError, match=rf"{part}\.safetensors: {name} is no tensor of finite"):
+        load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(folder, value):
+    """In a file; and such weights, or larger ones than 16 bit can hold, are not saved."""
+    path = folder / "dalle.safetensors"
+    tensors = load_file(path)
+    tensors["start"][0, 0] = value
+    save_file(tensors, path)
+    reseal(folder)
+    with pytest.raises(ValueError, match=r"dalle\.safetensors: start is no tensor of finite"):
+        load(folder)
+    bundle = tiny_bundle()
+    for weight in (value, 1e6):
+        bundle.dvae.encoder.layers[1].bias.data[0] = weight
+        with pytest.raises(ValueError, match=r"dvae: a weight of encoder\.layers\.1\.bias"):
+            bundle.save(folder.parent / "new")
+
+
+def header(content: bytes) -> tuple[dict, bytes]:
+    """The header of a safetensors file, and the bytes behind it."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def with_header(fields: dict | bytes, data: bytes) -> bytes:
+    """A safetensors file of these parts."""
+    text = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+HEADERS = {
+    "another shape": lambda h: h["start"].update(shape=[h["start"]["shape"][1], 2]),
+    "larger shape": lambda h: h["start"].update(shape=[2**40, 2**40]),
+    "negative shape": lambda h: h["start"].update(shape=[-2, -16]),
+    "another type": lambda h: h["start"].update(dtype="I16"),
+    "a wider type": lambda h: h["start"].update(dtype="F64"),
+    "an unknown type": lambda h: h["start"].update(dtype="PICKLE"),
+    "outside": lambda h: h["start"].update(data_offsets=[0, 2**40]),
+    "backwards": lambda h: h["start"].update(data_offsets=[64, 0]),
+    "overlapping": lambda h: h["start"].update(data_offsets=h["text_head.bias"]["data_offsets"]),
+    "without offsets": lambda h: h["start"].pop("data_offsets"),
+    "without a tensor": lambda h: h.pop("start"),
+    "another name": lambda h: h.update({"\u202eevil": h.pop("start")}),
+    "no object": lambda h: h.update(start=3),
+    "metadata": lambda h: h.update(__metadata__={"a": 1}),
+}
+
+
+@pytest.mark.parametrize("claim", HEADERS)
+def test_a_header_that_claims_something_else_is_named(folder, claim):
+    """Types, shapes, places and names, with the fingerprint made new where the library reads the file."""
+    path = folder / "dalle.safetensors"
+    fields, data = header(path.read_bytes())
+    HEADERS[claim](fields)
+    path.write_bytes(with_header(fields, data))
+    with pytest.raises(ValueError, match=r"dalle\.safetensors"):
+        load(folder)
+    try:
+        reseal(folder)
+    except Exception:
+        return  # the library refuses it
+    with pytest.raises(ValueError, match=r"dalle\.safetensors"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[" * 100_000, b"{}", b"", b'{"a": ' * 10_000], ids=["nested", "{}", "", "deep"]
+)
+def test_headers_that_are_absurd_are_named(folder, text):
+    """Nested for ever, empty; or longer than the file."""
+    path = folder / "dvae.safetensors"
+    for content in (with_header(text, b""), (2**62).to_bytes(8, "little") + text):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"dvae\.safetensors"):
+            load(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "1" * 5000, '{"format": ' + "1" * 5000 + "}", '{"format": 1e999}']
+)
+def test_json_that_is_absurd_is_named(folder, text):
+    """Nested for ever, numbers of thousands of digits."""
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        load(folder)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2, 10**9, 10**40])
+def test_other_formats_are_refused(folder, number):
+    """Newer and impossible ones."""
+    edit(folder / "config.json", lambda c: c.update(format=number))
+    with pytest.raises(ValueError, match=r"config\.json: format .*update minidalle"):
+        load(folder)
+
+
+def test_the_dvae_of_another_model_is_noticed_alone_too(folder, tmp_path):
+    """`load_dvae` compares the same fingerprints."""
+    other = tiny_bundle(seed=1).save(tmp_path / "other")
+    assert load_dvae(folder, "cpu").config == load(folder, "cpu").dvae.config
+    shutil.copy(other / "dvae.safetensors", folder / "dvae.safetensors")
+    with pytest.raises(ValueError, match=r"dvae\.safetensors has fingerprint"):
+        load_dvae(folder, "cpu")
+
+
+# ----------------------------------------------------------------------------------------- the card
+
+
+def test_the_card_has_front_matter_for_the_hub(saved):
+    """Licence, tags, library and task, readable as YAML; the bundled model's too."""
+    for folder in (saved, room.BUNDLED / "tiny"):
+        _, front, body = (folder / "README.md").read_text().split("---\n", 2)
+        front = yaml.safe_load(front)
+        assert front["license"] == "cc-by-4.0" and front["pipeline_tag"] == "text-to-image"
+        assert front["library_name"] == "minidalle" and "dall-e" in front["tags"]
+        assert body.startswith("\n# ")
+
+
+@pytest.mark.parametrize(
+    "card", ["", "# a card\n", "---\nlicense: mit\n---\n# mine", FRONT_MATTER + "# a"]
+)
+def test_a_card_comes_back_as_it_was(tmp_path, card):
+    """Also with front matter of its own, which is kept."""
+    bundle = tiny_bundle()
+    bundle.card = card
+    loaded = load(bundle.save(tmp_path / "one"), "cpu")
+    again = load(loaded.save(tmp_path / "two"), "cpu")
+    assert loaded.card == again.card == card.removeprefix(FRONT_MATTER)
+    text = [(tmp_path / name / "README.md").read_bytes() for name in ("one", "two")]
+    assert text[0] == text[1] and text[0].startswith(b"---\n")
+
+
 # -------------------------------------------------------------------------------- half-written
 
 
@@ -292,23 +586,6 @@ def test_fingerprints_depend_on_names_shapes_types_and_values():
     others = [{"a": x}, {"a": x, "c": x}, {"a": x.view(3, 2), "b": x}, {"a": x.half(), "b": x}]
     others += [{"a": x + torch.eye(2, 3) * 1e-6, "b": x}, {"a": x.flip(0), "b": x}]
     assert len({mark, *map(fingerprint, others)}) == 7
-
-
-def test_nothing_is_ever_unpickled():
-    """No module of the package imports pickle or calls torch.load or numpy's allow_pickle."""
-    for path in Path(minidalle.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            found = set()
-            if isinstance(node, ast.Import):
-                found = {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                found = {(node.module or "").split(".")[0], *(a.name for a in node.names)}
-            elif isinstance(node, ast.Attribute):
-                found = {f"{ast.unparse(node.value)}.{node.attr}"}
-            elif isinstance(node, ast.keyword):
-                found = {node.arg}
-            bad = {"pickle", "cPickle", "dill", "joblib", "torch.load", "allow_pickle"} & found
-            assert not bad, f"{path.name}, line {node.lineno}: {bad}"
 
 
 def test_a_bundle_is_a_plain_record():

@@ -1,5 +1,6 @@
 """The command line: what it draws, and how it says no."""
 
+import json
 import re
 import shlex
 import shutil
@@ -8,7 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import official
 import pytest
+import torch
 from builders import tiny_bundle
 from PIL import Image
 
@@ -82,6 +85,18 @@ def test_world_draws_captioned_pictures(monkeypatch, capsys):
     assert Image.open("l.png").size > Image.open("w.png").size
 
 
+def test_plan_prints_a_table_and_writes_its_figures(monkeypatch, capsys):
+    """A verdict in words at the end; the file has the figures; the exit code says nothing of the verdict."""
+    arguments = ["plan", "--preset", "ci", "--devices", 2, "--memory", 4, "--json", "plan.json"]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "Stage 2 fits: whole state" in out and "DALL·E, all" in out
+    figures = json.loads(Path("plan.json").read_text())
+    assert figures["fits"] and figures["cluster"]["devices"] == 2
+    code, out, _ = run(monkeypatch, capsys, "plan", "--preset", "tiny", "--memory", 0.01)
+    assert code == 0 and "Stage 2 does not fit" in out and "--bits 16" in out
+
+
 MODEL = object()  # stands for the path of the fixture's model
 BAD = {
     "no caption": (["draw"], "(?i)missing.*captions"),
@@ -110,6 +125,23 @@ BAD = {
     "unknown size": (["world", "--size", "65"], "not at 65"),
     "no pictures": (["world", "--n", "0"], "not 0"),
     "examine nothing": (["examine", "--n", "0", "--model", MODEL], "not 0"),
+    "train the paper's": (["train", "--preset", "paper", "--out", "r"], "minidalle plan --preset"),
+    "plan the unknown": (["plan", "--preset", "huge"], "'huge'.*ci, tiny.*paper"),
+    "plan for nothing": (["plan", "--preset", "ci", "--devices", "0"], "devices.*not 0"),
+    "plan in no memory": (["plan", "--preset", "ci", "--memory", "nan"], "memory.*not nan"),
+    "plan below the batch": (["plan", "--preset", "ci", "--devices", "99"], "32.*99 devices"),
+    "plan in 8 bits": (["plan", "--preset", "ci", "--bits", "8"], "16 or 32, not 8"),
+    "plan in a folder": (["plan", "--preset", "ci", "--json", "."], "is a folder"),
+    "plan with words": (["plan", "--memory", "much"], "'--memory'.*valid (float|number)"),
+    "no pickle": (["convert", "file", "file"], "file is refused, nothing in it was executed"),
+    "missing pickle": (["convert", "nowhere.pkl", "file"], "nowhere.pkl: No such file"),
+    "no decoder": (["convert", "file"], "(?i)missing argument 'decoder'"),
+    "converted already": (["convert", "file", "file", "--out", MODEL], "already holds a model"),
+    "no picture": (["reconstruct", "file", "--model", MODEL], "file is no picture"),
+    "missing picture": (["reconstruct", "a.jpg", "--model", MODEL], "a.jpg: No such file"),
+    "no dvae": (["reconstruct", "file", "--model", "."], "config.json is missing"),
+    "no repository": (["push", "mine", "--model", MODEL], "OWNER/NAME, not 'mine'"),
+    "push nothing": (["push", "a/b", "--model", "nowhere"], "no model 'nowhere'"),
     "unknown command": (["paint"], "No such command 'paint'"),
     "unknown option": (["draw", "a", "--colour", "red"], "No such option"),
 }
@@ -141,6 +173,47 @@ def test_a_damaged_model_is_named(model, tmp_path, monkeypatch, capsys):
     assert code == 2 and "dalle.safetensors is damaged" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["draw a", "reconstruct p.png", "push a/b"])
+def test_a_hub_out_of_reach_is_one_sentence(command, monkeypatch, capsys):
+    """As --model OWNER/NAME; Ctrl-C while it is asked stops like everywhere."""
+
+    def fail(*_, **__):
+        raise ConnectionError("no route to host")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    arguments = [*command.split(), "--model", "some/body"]
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    code, _, err = run(monkeypatch, capsys, *arguments)
+    assert code == 2 and err.count("\n") == 1
+    assert "no folder 'some/body'" in err and "no route to host" in err
+    monkeypatch.setattr("huggingface_hub.snapshot_download", interrupt)
+    assert run(monkeypatch, capsys, *arguments)[::2] == (130, "minidalle: stopped\n")
+
+
+def test_push_says_where_the_model_is(model, monkeypatch, capsys):
+    """The address that the hub gave."""
+    monkeypatch.setattr("minidalle.bundle.Bundle.push", lambda self, name, private: f"hub/{name}")
+    code, out, err = run(monkeypatch, capsys, "push", "a/b", "--model", model)
+    assert (code, out, err) == (0, f"{model} is at hub/a/b\n", "")
+
+
+def test_convert_and_reconstruct(monkeypatch, capsys):
+    """From the published files to a sheet of photographs and what is left of them."""
+    official.pretend(monkeypatch)
+    torch.save(official.Encoder(4, 8, 1), "encoder.pkl")
+    torch.save(official.Decoder(4, 8, 1), "decoder.pkl")
+    code, out, err = run(monkeypatch, capsys, "convert", "encoder.pkl", "decoder.pkl")
+    assert (code, err) == (0, "") and out == f"dVAE in {Path.cwd() / 'openai-dvae'}\n"
+    Image.new("RGB", (300, 400), "orange").save("one.jpg")
+    Image.new("L", (256, 256)).save("two.png")
+    code, out, err = run(monkeypatch, capsys, "reconstruct", "one.jpg", "two.png")
+    assert (code, err) == (0, "") and out.startswith("2 pictures in ")
+    sheet = Image.open("pictures/dvae.png")
+    assert min(sheet.size) > 2 * 256
+
+
 def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
     """Ctrl-C while drawing: a word, exit code 130, no picture."""
 
@@ -153,7 +226,10 @@ def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
     assert not list(Path.cwd().rglob("*.png"))
 
 
-@pytest.mark.parametrize("command", ["", "draw", "train", "examine", "world", "bench"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "draw", "train", "examine", "world", "plan", "bench", "push", "convert", "reconstruct"],
+)
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""
     code, out, err = run(monkeypatch, capsys, *command.split(), "--help")

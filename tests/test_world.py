@@ -1,13 +1,15 @@
 """The world: pure functions, disjoint splits, captions that say everything, pictures that show it."""
 
 import hashlib
+import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 from collections import defaultdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -35,16 +37,20 @@ def scenes(name: str, split: str, n: int = 1500) -> list[Scene]:
     return [FAMILIES[name].example(i, split)[0] for i in range(n)]
 
 
-def all_slots(name: str):
-    """One scene for every assignment of the slots of the small families; many samples of the large."""
-    if name == "objects":
-        rng = random.Random(0)
-        return [FAMILIES[name].sample(rng) for _ in range(4000)]
-    rng, found = random.Random(0), {}
+@cache
+def sampled(name: str) -> dict[tuple, list[Scene]]:
+    """30,000 scenes of all splits: for every assignment of the slots that occurs, its scenes."""
+    rng, found = random.Random(0), defaultdict(list)
     for _ in range(30_000):
         scene = FAMILIES[name].sample(rng)
-        found.setdefault(tuple(scene.slots.items()), scene)
-    return list(found.values())
+        found[tuple(scene.slots.items())].append(scene)
+    return found
+
+
+def all_slots(name: str) -> list[Scene]:
+    """One scene for every assignment of the slots of the small families; many samples of the large."""
+    every = [found[0] for found in sampled(name).values()]
+    return every[:4000] if name == "objects" else every
 
 
 # ------------------------------------------------------------------------------------ pure functions
@@ -104,6 +110,35 @@ def test_pictures_are_the_same_on_every_machine(name, index, size):
     assert digest[:16] == GOLDEN[name, index, size]
 
 
+# For every family that the bundled weights or the book's pictures rest on: 20 examples of each split.
+LOCKED = {
+    "attributes": ("03b3f188d418aa53", "fe21384ad83c6db0", "067dc89629ced2d5", "365b685020a4ff12"),
+    "combination": ("955a1a18354b8b93", "a08f1351b353ad24", "e008577ef2a00039", "a54f33d6220fa6e5"),
+    "geography": ("d53fcb5a37d37afc", "653588f7f5957d05", "6c0409fa3df414ee", "9c6fa2cec6f7ffa9"),
+    "lettering": ("7aed52bf15e27f3d", "bc2647ab7fc7f7a0", "5c62fe3680e6ef61", "3b3500695d136902"),
+    "objects": ("317faba433d04ee4", "257adfcdc2996d2a", "8b01aa7db549e376", "9778d82c98409652"),
+    "perspective": ("3440417e2aea4a07", "54db39ecde188802", "fa79c118f9607a24", "515cac968f345872"),
+    "structure": ("79c1579ee0095b01", "c913082d609bc8b5", "c7d5fb3522d18add", "d024614877fafa6a"),
+}
+
+
+def many_examples(name: str, size: int) -> str:
+    """A hash over scenes, captions and pictures of 20 examples of each split."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for i in range(20):
+            scene, caption = FAMILIES[name].example(i, split, seed=1)
+            digest.update(scene.digest() + caption.encode())
+            digest.update(FAMILIES[name].draw(scene, size).tobytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", LOCKED)
+def test_what_a_family_draws_does_not_change(name):
+    """Weights were trained on these pictures: a changed stroke is a changed world."""
+    assert tuple(many_examples(name, size) for size in SIZES) == LOCKED[name]
+
+
 # -------------------------------------------------------------------------------------------- splits
 
 
@@ -126,6 +161,8 @@ def held_out_in(scene: Scene) -> int:
         pairs = [(s["colour"], s["shape"])]
     elif scene.family == "lettering":
         pairs = [(s["letter 1"] + s["letter 2"] + s["letter 3"], s["board"])]
+    elif scene.family != "objects":
+        return sum(set(composition) <= set(s.values()) for composition in listed)
     elif s["arrangement"] == "stack":
         pairs = [(s["top"], s["middle"]), (s["middle"], s["bottom"])]
     else:
@@ -141,12 +178,75 @@ def test_held_out_compositions_are_held_out(name):
     assert all(held_out_in(scene) for scene in scenes(name, "zero-shot"))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_are_disjoint_by_enumeration(name):
+    """Every assignment of the slots × its sampled layouts, not a draw from the splits: a composition
+    that is held out is so in all of its scenes, and all scenes with one are zero-shot."""
+    splits_of = defaultdict(set)
+    for slots, found in sampled(name).items():
+        held = bool(held_out_in(found[0]))
+        for scene in found:
+            split = FAMILIES[name].split_of(scene)
+            assert (split == "zero-shot") == held, scene
+            splits_of[split].add(slots)
+    assert splits_of["zero-shot"] and not splits_of["zero-shot"] & splits_of["train"]
+    # Test scenes are new layouts of what training shows, as far as 30,000 samples can tell.
+    assert len(splits_of["test"] & splits_of["train"]) > len(splits_of["test"]) / 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_listed_composition_can_occur(name):
+    """No entry of ``held_out`` is a typing error: each is in some sampled scene, and no two are equal."""
+    listed = FAMILIES[name].held_out
+    assert len(set(listed)) == len(listed) > 0
+    met = {held for scene in all_slots(name) for held in listed if contains(scene, held)}
+    assert met == set(listed)
+
+
+def contains(scene: Scene, composition: tuple[str, ...]) -> bool:
+    """Whether all values are somewhere in the scene's slots (a word's letters count as a value)."""
+    values = set(scene.slots.values()) | {"".join(list(scene.slots.values())[:3])}
+    return set(composition) <= values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_modest_share_of_the_world_is_held_out(name):
+    """Enough to ask about, not so much that training misses what it is made of."""
+    found = [scene for every in sampled(name).values() for scene in every[:1]]
+    share = sum(map(bool, map(held_out_in, found))) / len(found)
+    assert 0.05 < share < 0.4, share
+
+
+def test_no_training_picture_is_a_picture_of_another_split():
+    """Byte for byte at 64 pixels, over all families together."""
+    drawn = {split: set() for split in SPLITS}
+    for split in SPLITS:
+        for name in NAMES:
+            pictures = [FAMILIES[name].draw(scene, 64) for scene in scenes(name, split)[:150]]
+            drawn[split] |= {picture.tobytes() for picture in pictures}
+    assert not drawn["train"] & (drawn["test"] | drawn["zero-shot"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_has_thousands_of_scenes(name):
+    """The same caption has many pictures."""
+    found = {scene.digest() for every in sampled(name).values() for scene in every}
+    assert len(found) > 3000
+
+
 def test_colours_and_shapes_are_held_out_alike_in_all_families():
     """What one family keeps back, no other gives away; each colour and shape is still seen."""
     assert set(FAMILIES["attributes"].held_out) == set(HELD_OUT_PAIRS)
     assert set(HELD_OUT_PAIRS) <= set(FAMILIES["objects"].held_out)
     assert {colour for colour, _ in HELD_OUT_PAIRS} == set(PALETTE)
     assert {shape for _, shape in HELD_OUT_PAIRS} == set(SHAPES)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "objects"])
+def test_no_family_gives_away_a_held_out_pair(name):
+    """No training scene names a colour and a shape of the world's list (objects: its own test)."""
+    for scene in scenes(name, "train"):
+        assert not any(set(pair) <= set(scene.slots.values()) for pair in HELD_OUT_PAIRS), scene
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -191,6 +291,19 @@ def test_another_layout_is_another_picture(preset):
                 assert (FAMILIES[name].draw(moved, preset.dvae.size) != picture).any(), (scene, k)
 
 
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_step_of_a_layout_shows_at_large_sizes(name, size):
+    """In every family, whether a preset trains on it or not."""
+    for scene in scenes(name, "test")[:25]:
+        picture = FAMILIES[name].draw(scene, size)
+        for k, number in enumerate(scene.layout):
+            layout = list(scene.layout)
+            layout[k] = number - 1 if number > 0 else number + 1
+            moved = Scene(name, scene.slots, tuple(layout))
+            assert (FAMILIES[name].draw(moved, size) != picture).any(), (scene, k)
+
+
 # ------------------------------------------------------------------------------------------ captions
 
 
@@ -202,7 +315,8 @@ def test_captions_vary_and_are_clean(name):
         assert len(set(captions)) == len(captions) >= 2
         for caption in captions:
             assert caption == caption.lower().strip() and "  " not in caption
-            assert "a orange" not in caption
+            assert not re.search(r"\ba (?!uni)[aeiou]", caption), caption
+            assert not re.search(r"\ban [^aeiou]", caption), caption
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -225,6 +339,34 @@ def test_a_caption_says_all_the_facts():
             facts = (name, *sorted(scene.slots.items()))
             for caption in FAMILIES[name].captions(scene):
                 assert owner.setdefault(caption, facts) == facts, caption
+
+
+ELEVEN = {
+    "attributes", "combination", "context", "creatures", "geography", "lettering", "objects",
+    "perspective", "structure", "time", "translation",
+}  # fmt: skip
+
+
+def test_the_world_has_many_words():
+    """At least 300 different ones over the eleven families; no family lives on a handful."""
+    spoken = {
+        name: {
+            word
+            for scene in all_slots(name)
+            for caption in FAMILIES[name].captions(scene)
+            for word in re.findall(r"[\w'-]+", caption)
+        }
+        for name in NAMES
+    }
+    assert all(len(words) >= 20 for words in spoken.values())
+    if set(NAMES) >= ELEVEN:
+        assert len(set.union(*spoken.values())) >= 300
+
+
+@pytest.mark.parametrize("name", ["combination", "geography", "perspective", "structure"])
+def test_every_combination_of_values_is_a_scene(name):
+    """In families whose slots are free of each other, sampling finds the whole product."""
+    assert len(sampled(name)) == math.prod(map(len, FAMILIES[name].slots.values()))
 
 
 def test_the_small_families_are_enumerated_completely():
@@ -482,13 +624,13 @@ def test_a_new_family_is_one_new_file(tmp_path):
         "e = World(['dots', 'attributes'], 32, 'test')[0];"
         "print(minidalle.__file__, sorted(FAMILIES), e.picture.shape, e.caption)"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert str(tmp_path) in run.stdout and str(sorted([*NAMES, "dots"])) in run.stdout
-    assert "(32, 32, 3)" in run.stdout and "dot" in run.stdout.splitlines()[0].split(")")[-1]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    run = partial(subprocess.run, cwd=tmp_path, env=env, capture_output=True, text=True)
+    drawn = run([sys.executable, "-c", code])
+    assert drawn.returncode == 0, drawn.stderr
+    assert str(tmp_path) in drawn.stdout and str(sorted([*NAMES, "dots"])) in drawn.stdout
+    assert "(32, 32, 3)" in drawn.stdout and "dot" in drawn.stdout.splitlines()[0].split(")")[-1]
+    command = [sys.executable, "-m", "minidalle", "world", "--family", "dots", "--n", "2"]
+    written = run([*command, "--out", "dots.png"])
+    assert written.returncode == 0, written.stderr
+    assert "2 pictures" in written.stdout and (tmp_path / "dots.png").stat().st_size > 0

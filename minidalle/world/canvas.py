@@ -70,6 +70,14 @@ class Canvas:
         for x, y in pixels:
             self.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
 
+    def filled(self, parts: list[Points], texture: Image.Image) -> None:
+        """Fill polygons with what another canvas of the same size shows at their places."""
+        mask = Image.new("1", self.image.size)
+        pen = ImageDraw.Draw(mask)
+        for points in parts:
+            pen.polygon(self._pixels(points), fill=1)
+        self.image.paste(texture, mask=mask)
+
     def shape(self, shape: str, x: float, y: float, r: float, fill: Colour, pattern: str = "plain"):
         """Draw one of ``SHAPES`` around (x, y) with radius r: plain, striped or dotted."""
         self.polygon(outline(shape, x, y, r), fill)
@@ -111,6 +119,16 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
     return [(left, top), (right, top), (right, bottom), (left, bottom)]
 
 
+def ellipse(x: float, y: float, across: float, down: float, corners: int = 40) -> Points:
+    """An ellipse around (x, y), given by its half axes."""
+    return [(x + across * u, y + down * v) for u, v in _turned([1.0] * corners)]
+
+
+def moved(points: Points, x: float, y: float, scale: float = 1.0) -> Points:
+    """Points around (0, 0), enlarged by ``scale``, then carried to (x, y)."""
+    return [(x + scale * u, y + scale * v) for u, v in points]
+
+
 def _turned(radii: list[float]) -> Points:
     """Corners at equal angles around (0, 0), the first one straight up, at the given distances."""
     angles = [2 * math.pi * k / len(radii) for k in range(len(radii))]
@@ -148,3 +166,84 @@ SHAPES = tuple(UNIT_SHAPES)
 def outline(shape: str, x: float, y: float, r: float) -> Points:
     """The corners of one of ``SHAPES`` around (x, y) with radius r."""
     return [(x + r * u, y + r * v) for u, v in UNIT_SHAPES[shape]]
+
+
+ROUND = _turned([1.0] * 24)  # a circle with fewer corners, for the smaller round things
+
+
+def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> Points:
+    """9 points of an ellipse's edge, from ``start`` to ``end`` degrees clockwise from the top."""
+    angles = [math.radians(start + (end - start) * k / 8) for k in range(9)]
+    return [(x + rx * math.sin(a), y - ry * math.cos(a)) for a in angles]
+
+
+class Place:
+    """A pen with coordinates of its own: (0, 0) is at (x, y) of the canvas, 1 is r long, y points down.
+
+    tint, share: light that falls on everything, mixed into each colour. flip: draw upside down.
+    paper: draw outlines on paper of this colour instead of coloured areas.
+    """
+
+    INK: Colour = (40, 40, 45)
+    STROKE = 0.016  # of the canvas
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        x: float,
+        y: float,
+        r: float,
+        *,
+        tint: Colour = (0, 0, 0),
+        share: float = 0.0,
+        flip: bool = False,
+        paper: Colour | None = None,
+    ):
+        self.canvas, self.r = canvas, r
+        self.tint, self.share, self.paper = tint, share, paper
+        side = canvas.size * canvas.scale
+        self.left, self.top, self.across = x * side, y * side, r * side
+        self.down = -self.across if flip else self.across
+
+    def _pixels(self, points: Points) -> Points:
+        left, top, across, down = self.left, self.top, self.across, self.down
+        return [(round(left + across * u), round(top + down * v)) for u, v in points]
+
+    def _lit(self, fill: Colour) -> Colour:
+        return mix(fill, self.tint, self.share) if self.share else fill
+
+    def polygon(self, points: Points, fill: Colour) -> None:
+        """Fill a polygon, or outline it."""
+        corners = self._pixels(points)
+        if self.paper is None:
+            self.canvas.pen.polygon(corners, fill=self._lit(fill))
+        else:
+            self.canvas.pen.polygon(corners, fill=self.paper)
+            self._stroke([*corners, corners[0]], self.INK, self.STROKE)
+
+    def oval(
+        self, x: float, y: float, rx: float, ry: float, fill: Colour, tilt: float = 0.0
+    ) -> None:
+        """Fill or outline an ellipse around (x, y), turned clockwise by ``tilt`` degrees."""
+        if not tilt and self.paper is None:  # the same with fewer corners to compute
+            (a, b), (c, d) = self._pixels([(x - rx, y - ry), (x + rx, y + ry)])
+            self.canvas.pen.ellipse((a, min(b, d), c, max(b, d)), fill=self._lit(fill))
+            return
+        c, s = math.cos(math.radians(tilt)), math.sin(math.radians(tilt))
+        edge = [(x + c * rx * u - s * ry * v, y + s * rx * u + c * ry * v) for u, v in ROUND]
+        self.polygon(edge, fill)
+
+    def line(self, points: Points, fill: Colour, width: float) -> None:
+        """A line of the given width, or a stroke of ink."""
+        pixels = self._pixels(points)
+        if self.paper is None:
+            self._stroke(pixels, self._lit(fill), width * self.r)
+        else:
+            self._stroke(pixels, self.INK, self.STROKE)
+
+    def _stroke(self, pixels: Points, fill: Colour, width: float) -> None:
+        thick = max(1, round(width * self.canvas.size * self.canvas.scale))
+        self.canvas.pen.line(pixels, fill=fill, width=thick)
+        r = thick // 2
+        for x, y in pixels:
+            self.canvas.pen.ellipse((x - r, y - r, x + r, y + r), fill=fill)
