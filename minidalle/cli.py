@@ -155,6 +155,56 @@ def world(
 
 
 @app.command()
+def plan(
+    preset: Annotated[str, typer.Option(help="The sizes, e.g. tiny or paper.")] = "paper",
+    devices: Annotated[int, typer.Option(help="GPUs (or other devices) in all.")] = 1,
+    memory: Annotated[
+        float, typer.Option(help="Memory of each in GB, as it is sold.", show_default="16")
+    ] = 16.0,
+    per_machine: Annotated[int, typer.Option(help="Devices in a machine; they share weights.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Pictures of an update on all devices.", show_default="the preset's"),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="16 (as the paper stores) or 32.", show_default="16 for paper, else 32"),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="PowerSGD's, for a machine.", show_default="896 for paper, else D / 4"),
+    ] = None,
+    peak: Annotated[float, typer.Option(help="TFLOP/s of a device; 125 is a V100's.")] = 125.0,
+    utilisation: Annotated[float, typer.Option(help="Share of it that training reaches.")] = 0.33,
+    network: Annotated[float, typer.Option(help="GB/s that a machine can send to others.")] = 12.5,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write all figures as JSON.", show_default="no"),
+    ] = None,
+) -> None:
+    """Count what a preset needs: parameters, memory, traffic and time, and whether it fits.
+
+    Nothing is trained or allocated: shapes are counted. Peak, utilisation and network are assumptions.
+
+    Example:  minidalle plan --preset paper --devices 1024 --memory 16
+    """
+    from .files import write_json
+    from .plan import Cluster, table
+    from .plan import plan as count
+    from .presets import preset as named
+
+    chosen = named(preset)
+    cluster = Cluster(devices, memory, per_machine, peak, utilisation, network)
+    if json is not None:
+        check_writable(json)
+    found = count(chosen, cluster, batch, bits, rank)
+    typer.echo(table(found))
+    if json is not None:
+        write_json(json, found.as_json())
+        typer.echo(f"figures in {json.resolve()}")
+
+
+@app.command()
 def bench(
     json: Annotated[
         Path | None,

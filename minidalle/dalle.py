@@ -73,9 +73,9 @@ class Loss(NamedTuple):
 
 
 class DALLE(nn.Module):
-    """The joint model of text tokens (B, T) and image tokens (B, N)."""
+    """The joint model of text tokens (B, T) and image tokens (B, N). checkpointing: see `Transformer`."""
 
-    def __init__(self, config: DALLEConfig):
+    def __init__(self, config: DALLEConfig, checkpointing: bool = False):
         super().__init__()
         c = self.config = config
         self.start = nn.Parameter(torch.empty(2, c.D))  # start-of-text, start-of-image
@@ -84,7 +84,7 @@ class DALLE(nn.Module):
         self.image_embedding = nn.Embedding(c.K, c.D)
         self.row_position = nn.Embedding(c.h, c.D)
         self.column_position = nn.Embedding(c.w, c.D)
-        self.transformer = Transformer(c.transformer_config())
+        self.transformer = Transformer(c.transformer_config(), checkpointing=checkpointing)
         self.text_head = nn.Linear(c.D, c.text_classes)
         self.image_head = nn.Linear(c.D, c.K)
         initialise(self)
@@ -174,7 +174,7 @@ class DALLE(nn.Module):
 
     @staticmethod
     def _check_ids(name: str, ids: Tensor, size: int) -> None:
-        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+        if ids.numel() and not ids.is_meta and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             low, high = int(ids.min()), int(ids.max())
             raise ValueError(
                 f"{name} tokens must lie in 0 … {size - 1}; these go from {low} to {high}"

@@ -327,7 +327,8 @@ class DVAE(nn.Module):
             raise ValueError(
                 f"pictures must be floats in [0, 1], not {x.dtype}; divide uint8 by 255"
             )
-        low, high = x.detach().aminmax() if x.numel() else (0.0, 0.0)
+        has_values = x.numel() and not x.is_meta
+        low, high = x.detach().aminmax() if has_values else (0.0, 0.0)
         if not 0 <= float(low) <= float(high) <= 1:
             raise ValueError(
                 f"pictures must lie in [0, 1]; these go from {float(low):.4g} to {float(high):.4g}"

@@ -26,7 +26,7 @@ from .data import World, batches, to_float
 from .device import autocast, choose_precision
 from .dvae import DVAE, DVAEConfig, code_usage, psnr
 from .files import write_atomically
-from .presets import DALLETraining, DVAETraining, Preset
+from .presets import PAPER, DALLETraining, DVAETraining, Preset
 from .schedules import cosine, linear, warmup
 from .show import quiet
 from .tokenizer import Tokenizer
@@ -204,8 +204,12 @@ def train(preset: Preset, out: Path, seed: int = 0) -> Bundle:
     """Train every stage of a preset into the folder ``out`` and return the bundle.
 
     Raises FileExistsError if the folder already holds a trained model, which is never overwritten, or
-    files that are no run's.
+    files that are no run's; ValueError for the preset of the paper, which nobody can train.
     """
+    if preset.name == PAPER.name:
+        raise ValueError(
+            "the preset 'paper' is there to be counted, not trained: minidalle plan --preset paper"
+        )
     out = Path(out)
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} already holds a trained model; choose another --out")

@@ -1,5 +1,6 @@
 """The command line: what it draws, and how it says no."""
 
+import json
 import re
 import shlex
 import shutil
@@ -84,6 +85,18 @@ def test_world_draws_captioned_pictures(monkeypatch, capsys):
     assert Image.open("l.png").size > Image.open("w.png").size
 
 
+def test_plan_prints_a_table_and_writes_its_figures(monkeypatch, capsys):
+    """A verdict in words at the end; the file has the figures; the exit code says nothing of the verdict."""
+    arguments = ["plan", "--preset", "ci", "--devices", 2, "--memory", 4, "--json", "plan.json"]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "")
+    assert "Stage 2 fits: whole state" in out and "DALL·E, all" in out
+    figures = json.loads(Path("plan.json").read_text())
+    assert figures["fits"] and figures["cluster"]["devices"] == 2
+    code, out, _ = run(monkeypatch, capsys, "plan", "--preset", "tiny", "--memory", 0.01)
+    assert code == 0 and "Stage 2 does not fit" in out and "--bits 16" in out
+
+
 MODEL = object()  # stands for the path of the fixture's model
 BAD = {
     "no caption": (["draw"], "(?i)missing.*captions"),
@@ -112,6 +125,14 @@ BAD = {
     "unknown size": (["world", "--size", "65"], "not at 65"),
     "no pictures": (["world", "--n", "0"], "not 0"),
     "examine nothing": (["examine", "--n", "0", "--model", MODEL], "not 0"),
+    "train the paper's": (["train", "--preset", "paper", "--out", "r"], "minidalle plan --preset"),
+    "plan the unknown": (["plan", "--preset", "huge"], "'huge'.*ci, tiny.*paper"),
+    "plan for nothing": (["plan", "--preset", "ci", "--devices", "0"], "devices.*not 0"),
+    "plan in no memory": (["plan", "--preset", "ci", "--memory", "nan"], "memory.*not nan"),
+    "plan below the batch": (["plan", "--preset", "ci", "--devices", "99"], "32.*99 devices"),
+    "plan in 8 bits": (["plan", "--preset", "ci", "--bits", "8"], "16 or 32, not 8"),
+    "plan in a folder": (["plan", "--preset", "ci", "--json", "."], "is a folder"),
+    "plan with words": (["plan", "--memory", "much"], "'--memory'.*valid (float|number)"),
     "no pickle": (["convert", "file", "file"], "file is refused, nothing in it was executed"),
     "missing pickle": (["convert", "nowhere.pkl", "file"], "nowhere.pkl: No such file"),
     "no decoder": (["convert", "file"], "(?i)missing argument 'decoder'"),
@@ -206,7 +227,8 @@ def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "draw", "train", "examine", "world", "bench", "push", "convert", "reconstruct"]
+    "command",
+    ["", "draw", "train", "examine", "world", "plan", "bench", "push", "convert", "reconstruct"],
 )
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""

@@ -27,6 +27,10 @@ ABOVE = {
     "presets",
     "generate",
     "data",
+    "precision",
+    "adamw",
+    "counts",
+    "plan",
 }
 
 
