@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
+from .counts import saved_bytes
 from .dalle import DALLE, DALLEConfig
 from .data import World, to_float
 from .device import autocast, choose_attention, choose_precision
@@ -166,15 +167,8 @@ def attention_cost(kind: str, side: int, device: torch.device) -> Cost:
     allowed = geometry(form, kind, PREFIX, side, side, KERNEL, device)
     shape = (1, HEADS, PREFIX + side**2, HEAD)
     q, k, v = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
-    kept: dict[int, int] = {}
-
-    def keep(x: Tensor) -> Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        call(q, k, v, allowed)
-    return Cost(seconds(lambda: call(q, k, v, allowed).sum().backward()), sum(kept.values()))
+    kept = saved_bytes(lambda: call(q, k, v, allowed))
+    return Cost(seconds(lambda: call(q, k, v, allowed).sum().backward()), kept)
 
 
 def exponent(sides: tuple[int, ...], costs: list[float]) -> float:

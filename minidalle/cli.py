@@ -72,20 +72,51 @@ def draw(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
-    preset: Annotated[str, typer.Option(help="ci (minutes on two cores) or tiny.")] = "ci",
+    preset: Annotated[
+        str, typer.Option(help="ci (minutes on two cores), tiny or small (an hour on a GPU).")
+    ] = "ci",
+    data: Annotated[
+        str,
+        typer.Option(help="world, emoji, folder:PATH, webdataset:PATTERN or hub:NAME."),
+    ] = "world",
+    filter: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter/--no-filter",
+            help="Drop pictures of odd shape or with captions too short, not English or boilerplate.",
+            show_default="for webdataset",
+        ),
+    ] = None,
     seed: Seed = 0,
+    powersgd: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rank at which processes compress gradients; 0 sends them in full."
+        ),
+    ] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that load pictures beside the one that trains.")
+    ] = 0,
 ) -> None:
-    """Train tokenizer, dVAE and DALL·E from nothing.
+    """Train tokenizer, dVAE and DALL·E from nothing, on the world or on pictures of your own.
 
-    Writes the model, log.jsonl with every figure, and samples.png with captions and pictures.
+    Writes the model, log.jsonl with every figure, samples-STAGE-STEP.png as it learns, skipped.jsonl with
+    every file that could not be used, and checkpoints: after Ctrl-C, a crash or a power cut the same command
+    goes on from the last one, to the same result. In a folder, the captions of NAME.jpg are in NAME.txt
+    beside it, or in a table captions.csv or captions.jsonl.
 
     Example:  minidalle train --preset ci --out runs/ci
+
+    Example:  minidalle train --data folder:pictures --preset small --out runs/mine
+
+    On several GPUs:  accelerate launch --multi_gpu -m minidalle train --preset small --out runs/small
     """
     from .presets import preset as named
     from .train import train as run
 
-    run(named(preset), out, seed)
-    typer.echo(f"model, log and samples.png in {out.resolve()}")
+    run(named(preset), out, seed, data, filter, powersgd, workers)
+    if os.environ.get("RANK", "0") == "0":  # the first process of several, or the only one
+        typer.echo(f"model, log and samples.png in {out.resolve()}")
 
 
 @app.command()
@@ -152,6 +183,56 @@ def world(
     sheet = grid([e.picture for e in examples], [e.caption for e in examples], title)
     write_atomically(out, lambda file: sheet.save(file, "PNG"))
     typer.echo(f"{counted(n)} in {out.resolve()}")
+
+
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Option(help="The sizes, e.g. tiny or paper.")] = "paper",
+    devices: Annotated[int, typer.Option(help="GPUs (or other devices) in all.")] = 1,
+    memory: Annotated[
+        float, typer.Option(help="Memory of each in GB, as it is sold.", show_default="16")
+    ] = 16.0,
+    per_machine: Annotated[int, typer.Option(help="Devices in a machine; they share weights.")] = 8,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Pictures of an update on all devices.", show_default="the preset's"),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="16 (as the paper stores) or 32.", show_default="16 for paper, else 32"),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        typer.Option(help="PowerSGD's, for a machine.", show_default="896 for paper, else D / 4"),
+    ] = None,
+    peak: Annotated[float, typer.Option(help="TFLOP/s of a device; 125 is a V100's.")] = 125.0,
+    utilisation: Annotated[float, typer.Option(help="Share of it that training reaches.")] = 0.33,
+    network: Annotated[float, typer.Option(help="GB/s that a machine can send to others.")] = 12.5,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Also write all figures as JSON.", show_default="no"),
+    ] = None,
+) -> None:
+    """Count what a preset needs: parameters, memory, traffic and time, and whether it fits.
+
+    Nothing is trained or allocated: shapes are counted. Peak, utilisation and network are assumptions.
+
+    Example:  minidalle plan --preset paper --devices 1024 --memory 16
+    """
+    from .files import write_json
+    from .plan import Cluster, table
+    from .plan import plan as count
+    from .presets import preset as named
+
+    chosen = named(preset)
+    cluster = Cluster(devices, memory, per_machine, peak, utilisation, network)
+    if json is not None:
+        check_writable(json)
+    found = count(chosen, cluster, batch, bits, rank)
+    typer.echo(table(found))
+    if json is not None:
+        write_json(json, found.as_json())
+        typer.echo(f"figures in {json.resolve()}")
 
 
 @app.command()

@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .device import choose_attention
 from .masks import (
@@ -156,9 +157,23 @@ class Layer(nn.Module):
         self.mlp_norm = nn.LayerNorm(D)
         self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
 
-    def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
-        x = x + self.attention(self.attention_norm(x), mask, form)
-        return x + self.mlp(self.mlp_norm(x))
+    def branches(
+        self, mask: Tensor | Blocks, form: str = "dense"
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """What is added to x, one after the other."""
+        return [
+            lambda x: self.attention(self.attention_norm(x), mask, form),
+            lambda x: self.mlp(self.mlp_norm(x)),
+        ]
+
+    def forward(
+        self, x: Tensor, mask: Tensor | Blocks, form: str = "dense", checkpointing: bool = False
+    ) -> Tensor:
+        """checkpointing: keep the x of each branch alone, and compute the branch again when its gradient is
+        due (paper, §2.4)."""
+        for branch in self.branches(mask, form):
+            x = x + (checkpoint(branch, x, use_reentrant=False) if checkpointing else branch(x))
+        return x
 
     def extend(
         self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
@@ -203,9 +218,12 @@ class Transformer(nn.Module):
     """L layers over the stream of P + N positions, each with the mask of its kind.
 
     form: one of `FORMS`, or None for the one that is fastest on the device (`choose_attention`).
+    checkpointing: less memory for more computing while training, with the same gradients (chapter 13).
     """
 
-    def __init__(self, config: TransformerConfig, form: str | None = None):
+    def __init__(
+        self, config: TransformerConfig, form: str | None = None, checkpointing: bool = False
+    ):
         super().__init__()
         if form not in (None, *FORMS):
             raise ValueError(
@@ -213,6 +231,7 @@ class Transformer(nn.Module):
             )
         c = self.config = config
         self.form = form
+        self.checkpointing = checkpointing
         self.kinds = c.kinds or layer_schedule(c.L)
         self.layers = nn.ModuleList(Layer(c.D, c.H) for _ in range(c.L))
         self.norm = nn.LayerNorm(c.D)
@@ -235,7 +254,7 @@ class Transformer(nn.Module):
             raise ValueError(f"the stream must have shape (B, {c.length}, {c.D}), not {shape}")
         form = self.form or choose_attention(x.device, c.length)[0]
         for layer, mask in zip(self.layers, self.geometry(form, x.device), strict=True):
-            x = layer(x, mask, form)
+            x = layer(x, mask, form, self.checkpointing)
         return self.norm(x)
 
     def new_cache(self, B: int) -> Cache:

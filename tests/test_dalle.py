@@ -287,3 +287,16 @@ def test_branches_start_small_enough_to_add_up_to_one():
     for last in (layer.attention.out, layer.mlp[2]):
         assert last.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
     assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+def test_checkpointing_is_the_transformers():
+    """The option reaches it, and the loss's gradients stay the same bit for bit."""
+    plain = tiny_dalle()
+    thrifty = DALLE(plain.config, checkpointing=True)
+    thrifty.load_state_dict(plain.state_dict())
+    assert thrifty.transformer.checkpointing and not plain.transformer.checkpointing
+    tokens = tiny_tokens(plain)
+    for model in (plain, thrifty):
+        model.loss(*tokens).loss.backward()
+    for a, b in zip(plain.parameters(), thrifty.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)

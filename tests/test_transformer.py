@@ -17,6 +17,7 @@ from checks import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.autograd.graph import saved_tensors_hooks
 
 from minidalle.device import SHORT_STREAM, choose_attention
 from minidalle.masks import BLOCK, KINDS, layer_schedule, stream_blocks, stream_mask
@@ -250,6 +251,44 @@ def test_a_repeated_cache_continues_each_row(n):
         expected = model(x)[rows][:, 5:6]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert (cache.length, many.length) == (5, 6)
+
+
+@pytest.mark.parametrize("autocast", [False, True], ids=["32 bit", "bfloat16"])
+@pytest.mark.parametrize("form", ["dense", "structured"])
+def test_checkpointing_changes_no_gradient(form, autocast):
+    """Loss and every gradient bit for bit, in both forms of attention and under autocast."""
+    gradients = []
+    model, x = tiny_transformer(L=5), torch.randn(2, 15, 8, requires_grad=True)
+    model.form = form
+    for model.checkpointing in (False, True):
+        model.zero_grad()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = model(x).square().mean()
+        loss.backward()
+        gradients.append([loss, x.grad, *(p.grad for p in model.parameters())])
+    assert all(map(torch.equal, *gradients))
+
+
+def test_checkpointing_computes_each_branch_twice_and_keeps_its_input_alone():
+    """Ten branches of five layers; kept are ten inputs of (2, 15, 8), the last norm's, and its two figures
+    for each position."""
+    model, x = tiny_transformer(L=5), torch.randn(2, 15, 8)
+    calls = []
+    for name, module in model.named_modules():
+        if name.endswith(("attention_norm", "mlp_norm")):
+            module.register_forward_hook(lambda *_, name=name: calls.append(name))
+    model.checkpointing = True
+    kept = {}
+    parameters = {p.data_ptr() for p in model.parameters()}
+    with saved_tensors_hooks(lambda t: kept.setdefault(t.data_ptr(), t), lambda t: t):
+        loss = model(x).square().mean()
+    values = sum(t.numel() for at, t in kept.items() if at not in parameters)
+    stream = 2 * 15 * 8
+    assert values == 10 * stream + stream + 2 * 2 * 15 + stream, "the last is the square's"
+    assert len(calls) == 10
+    loss.backward()
+    assert len(calls) == 20 and len(set(calls)) == 10
 
 
 def test_a_full_stream_takes_no_more():
