@@ -36,7 +36,7 @@ weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour o
 	$(BIN)/minidalle train --preset tiny --out runs/tiny
 	$(BIN)/minidalle examine --model runs/tiny --n 500 --card
 	mkdir -p minidalle/weights/tiny
-	cp runs/tiny/*.json runs/tiny/*.jsonl runs/tiny/*.safetensors runs/tiny/README.md minidalle/weights/tiny/
+	cd runs/tiny && cp config.json tokenizer.json log.jsonl *.safetensors README.md $(CURDIR)/minidalle/weights/tiny/
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/python -m ruff check --fix .

@@ -8,7 +8,6 @@ Weights are stored in 16 bit and computed with in 32 bit. config.json carries a 
 that parts of different trainings cannot be mixed. Nothing is ever unpickled.
 """
 
-import hashlib
 import json
 import re
 import tempfile
@@ -26,7 +25,7 @@ from .dalle import DALLE, DALLEConfig
 from .data import to_float, to_uint8
 from .device import choose_device
 from .dvae import DVAE, DVAEConfig
-from .files import fingerprint, write_atomically, write_json
+from .files import fingerprint, text_fingerprint, write_atomically, write_json
 from .generate import Sampling, generate
 from .show import Drawing
 from .tokenizer import Tokenizer, shorten
@@ -117,7 +116,7 @@ class Bundle:
         tokenizer = self.tokenizer.to_json()
         write_atomically(folder / "tokenizer.json", lambda f: f.write(tokenizer.encode()))
         sizes = {"dvae": asdict(self.dvae.config), "dalle": asdict(self.dalle.config)}
-        marks = {"tokenizer": _text_fingerprint(tokenizer)}
+        marks = {"tokenizer": text_fingerprint(tokenizer)}
         return _write(folder, self.name, sizes, parts, marks, self.card)
 
     def push(self, repo_id: str, private: bool = False) -> str:
@@ -160,7 +159,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     marks = config["fingerprints"]
     # Of the file's text: another release of the library may write the same merges another way.
     _compare(
-        folder / "tokenizer.json", _text_fingerprint(_read_text(folder / "tokenizer.json")), marks
+        folder / "tokenizer.json", text_fingerprint(_read_text(folder / "tokenizer.json")), marks
     )
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
     if (V := config["dalle"].V) != tokenizer.V:
@@ -258,7 +257,7 @@ def _write(
         write_atomically(folder / f"{part}.safetensors", lambda f, data=data: f.write(data))
     write_card(folder, card)
     marks = {
-        "config": _text_fingerprint(json.dumps(sizes)),
+        "config": text_fingerprint(json.dumps(sizes)),
         **marks,
         **{part: fingerprint(tensors) for part, tensors in parts.items()},
     }
@@ -307,7 +306,7 @@ def _read_config(path: Path, parts: Sequence[str]) -> dict:
         raise ValueError(f"{path}: format {number} is {reason} {FORMAT}; update minidalle")
     read = {"name": _field(path, config, "name", str)}
     # One fingerprint covers the sizes of every model of the file, also of those that are not asked for.
-    read["mark"] = _text_fingerprint(json.dumps({k: config[k] for k in KINDS if k in config}))
+    read["mark"] = text_fingerprint(json.dumps({k: config[k] for k in KINDS if k in config}))
     for part in KINDS.keys() & set(parts):
         read[part] = _read_sizes(path, part, _field(path, config, part, dict))
     marks = _field(path, config, "fingerprints", dict)
@@ -396,7 +395,3 @@ def _compare(path: Path, found: str, marks: dict[str, str]) -> None:
             f"{path} has fingerprint {found}, config.json expects {shorten(marks[part])} "
             f"(field fingerprints.{part}); the file was changed or belongs to another model"
         )
-
-
-def _text_fingerprint(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -72,20 +72,51 @@ def draw(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
-    preset: Annotated[str, typer.Option(help="ci (minutes on two cores) or tiny.")] = "ci",
+    preset: Annotated[
+        str, typer.Option(help="ci (minutes on two cores), tiny or small (an hour on a GPU).")
+    ] = "ci",
+    data: Annotated[
+        str,
+        typer.Option(help="world, emoji, folder:PATH, webdataset:PATTERN or hub:NAME."),
+    ] = "world",
+    filter: Annotated[
+        bool | None,
+        typer.Option(
+            "--filter/--no-filter",
+            help="Drop pictures of odd shape or with captions too short, not English or boilerplate.",
+            show_default="for webdataset",
+        ),
+    ] = None,
     seed: Seed = 0,
+    powersgd: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Rank at which processes compress gradients; 0 sends them in full."
+        ),
+    ] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that load pictures beside the one that trains.")
+    ] = 0,
 ) -> None:
-    """Train tokenizer, dVAE and DALL·E from nothing.
+    """Train tokenizer, dVAE and DALL·E from nothing, on the world or on pictures of your own.
 
-    Writes the model, log.jsonl with every figure, and samples.png with captions and pictures.
+    Writes the model, log.jsonl with every figure, samples-STAGE-STEP.png as it learns, skipped.jsonl with
+    every file that could not be used, and checkpoints: after Ctrl-C, a crash or a power cut the same command
+    goes on from the last one, to the same result. In a folder, the captions of NAME.jpg are in NAME.txt
+    beside it, or in a table captions.csv or captions.jsonl.
 
     Example:  minidalle train --preset ci --out runs/ci
+
+    Example:  minidalle train --data folder:pictures --preset small --out runs/mine
+
+    On several GPUs:  accelerate launch --multi_gpu -m minidalle train --preset small --out runs/small
     """
     from .presets import preset as named
     from .train import train as run
 
-    run(named(preset), out, seed)
-    typer.echo(f"model, log and samples.png in {out.resolve()}")
+    run(named(preset), out, seed, data, filter, powersgd, workers)
+    if os.environ.get("RANK", "0") == "0":  # the first process of several, or the only one
+        typer.echo(f"model, log and samples.png in {out.resolve()}")
 
 
 @app.command()

@@ -117,12 +117,25 @@ class DALLE(nn.Module):
         # Start-of-text and t₁ … t_{T−1} predict text; start-of-image and i₁ … i_{N−1} the image.
         return self.text_head(x[:, :T]), self.image_head(x[:, T + 1 : -1])
 
-    def loss(self, text: Tensor, image: Tensor) -> Loss:
-        """Cross-entropies of a batch, each divided by its own number of targets (paper, §2.2)."""
-        text_logits, image_logits = self(text, image)
+    def targets(self, text: Tensor) -> Tensor:
+        """Text tokens (B, T) → what the text head has to say, `IGNORED` where that does not matter."""
         padding = self.config.V if self.config.padding_targets else IGNORED
-        target = text.where(text < self.config.V, padding)
-        text_loss = F.cross_entropy(text_logits.float().flatten(0, 1), target.flatten())
+        return text.where(text < self.config.V, padding)
+
+    def loss(self, text: Tensor, image: Tensor, text_targets: Tensor | None = None) -> Loss:
+        """Cross-entropies of a batch, each divided by its own number of targets (paper, §2.2).
+
+        text_targets: what to divide the text's by, if this is a part of a batch whose parts are averaged:
+        the mean number of targets in a part.
+        """
+        text_logits, image_logits = self(text, image)
+        target = self.targets(text)
+        text_loss = F.cross_entropy(
+            text_logits.float().flatten(0, 1), target.flatten(), reduction="sum"
+        )
+        text_loss = text_loss / (
+            (target != IGNORED).sum() if text_targets is None else text_targets
+        )
         image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), image.flatten())
         return Loss(TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss, text_loss, image_loss)
 

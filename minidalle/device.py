@@ -9,14 +9,28 @@ def choose_device() -> torch.device:
 
 
 def choose_precision(device: torch.device) -> tuple[torch.dtype, str]:
-    """The dtype of autocast on a device, and the reason in words."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16, "this GPU multiplies bfloat16 natively"
+    """The dtype of autocast on a device, and the reason in words.
+
+    Gradients in float16 underflow unless the loss is scaled up: what trains must do that (`loop` does).
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bfloat16 natively"
+        return torch.float16, "this GPU has no bfloat16; float16 with a scaled loss"
     # PyTorch for Apple's processors is built without oneDNN, and there has no such question to ask.
     one_dnn = device.type == "cpu" and torch.backends.mkldnn.is_available()
     if one_dnn and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.bfloat16, "oneDNN has bfloat16 kernels for this processor"
     return torch.float32, f"bfloat16 would not be faster on this {device.type.upper()}"
+
+
+def describe(device: torch.device) -> str:
+    """Device and precision with the reasons, for a person: "the CPU (…) in bfloat16 (…)"."""
+    dtype, reason = choose_precision(device)
+    gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if gpu else "the CPU"
+    why = "PyTorch sees this GPU" if gpu else "PyTorch sees no CUDA GPU"
+    return f"{name} ({why}) in {str(dtype)[6:]} ({reason})"
 
 
 def autocast(device: torch.device) -> torch.autocast:

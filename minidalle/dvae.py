@@ -11,6 +11,7 @@ term of the loss. Chapter 5 shows what each of them buys at toy scale.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 EPSILON = 0.1  # of the pixel map (paper, appendix A.3)
 SIGMA = 0.1  # of our Gaussian likelihood, in units of pixels in [0, 1]
 LIKELIHOODS = ("logit-laplace", "gaussian")
+Noise = torch.Generator | Sequence[torch.Generator]  # where random numbers come from
 
 
 @dataclass(frozen=True)
@@ -99,24 +101,35 @@ def gumbel_softmax(
     logits: Tensor,
     tau: float,
     dim: int = 1,
-    generator: torch.Generator | None = None,
+    generator: Noise | None = None,
     straight_through: bool = False,
 ) -> Tensor:
     """A relaxed one-hot sample of softmax(logits) along ``dim``: soft in forward and backward.
 
     y = softmax((logits + g) / τ) with g standard Gumbel noise. As τ → 0 it becomes a one-hot sample.
-    straight_through: one-hot in forward, soft in backward; not the paper's, for chapter 4's comparison.
-    Raises ValueError unless τ > 0. Paper §2.1 (Jang et al. 2016; Maddison et al. 2016); chapter 4.
+    generator: of the noise; or a CPU generator for each row, so that it does not matter what else is in the
+    batch. straight_through: one-hot in forward, soft in backward; not the paper's, for chapter 4's
+    comparison. Raises ValueError unless τ > 0. Paper §2.1 (Jang et al. 2016; Maddison et al. 2016);
+    chapter 4.
     """
     if tau <= 0:
         raise ValueError(f"the temperature τ must be positive, not {tau}; use argmax for τ = 0")
-    noise = torch.empty_like(logits, dtype=torch.float32).exponential_(generator=generator)
+    noise = exponential(torch.empty_like(logits, dtype=torch.float32), generator)
     gumbel = -noise.clamp_min(torch.finfo(torch.float32).tiny).log()
     y = ((logits.float() + gumbel) / tau).softmax(dim)
     if not straight_through:
         return y
     hard = torch.zeros_like(y).scatter_(dim, y.argmax(dim, keepdim=True), 1.0)
     return hard + (y - y.detach())  # the value of one, the gradient of the other
+
+
+def exponential(out: Tensor, generator: Noise | None) -> Tensor:
+    """Fill a tensor with exponential noise, from one generator or row by row from one each."""
+    if not isinstance(generator, Sequence):
+        return out.exponential_(generator=generator)
+    for row, each in zip(out, generator, strict=True):
+        row.copy_(torch.empty_like(row, device="cpu").exponential_(generator=each))
+    return out
 
 
 def map_pixels(x: Tensor) -> Tensor:
@@ -299,12 +312,12 @@ class DVAE(nn.Module):
         tau: float,
         beta: float,
         balance: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
     ) -> ELB:
         """The negative ELB of pictures (B, 3, H, W) and its parts, all scalars.
 
         β is on the paper's scale (6.6 there). balance weighs our marginal term, which keeps codes in use
-        while the run is young. Chapter 5.
+        while the run is young. generator: see `gumbel_softmax`. Chapter 5.
         """
         logits = self.logits(x).float()
         z = gumbel_softmax(logits, tau, generator=generator)

@@ -46,6 +46,11 @@ def write_json(path: Path, content: object) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def text_fingerprint(text: str) -> str:
+    """16 hex digits that depend on every character."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     """16 hex digits that depend on every name, shape, dtype and value of the tensors."""
     digest = hashlib.sha256()

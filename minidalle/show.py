@@ -4,25 +4,80 @@ import base64
 import io
 import math
 import os
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .files import write_atomically
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 CELL = 192  # pixels on a side at which one picture of a grid is shown
 MARGIN = 10
 INK, PAPER = (40, 40, 45), (255, 255, 255)
+BLUE = "#0072B2"  # Okabe and Ito's
 
 
 def quiet() -> bool:
     """Whether progress bars are off: the environment says ``MINIDALLE_QUIET=1``."""
     return os.environ.get("MINIDALLE_QUIET") == "1"
+
+
+def in_notebook() -> bool:
+    """Whether this code runs in a notebook's kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter's, Colab's
+
+
+class Curves:
+    """One figure of a log's curves that redraws itself in a notebook's cell; elsewhere it does nothing."""
+
+    def __init__(self):
+        self.handle = None
+
+    def draw(self, lines: Sequence[Mapping[str, object]]) -> None:
+        """Show the figures of the last line's stage over its steps. lines: as in log.jsonl."""
+        if not in_notebook():
+            return
+        from IPython.display import display
+
+        figure = curves(lines)
+        if self.handle is None:
+            self.handle = display(figure, display_id=True)
+        else:
+            self.handle.update(figure)
+
+
+def curves(lines: Sequence[Mapping[str, object]]) -> "Figure":
+    """A small curve for every figure of the last line's stage, over steps."""
+    from matplotlib.figure import Figure
+
+    stage = lines[-1]["stage"]
+    rows = [line for line in lines if line["stage"] == stage]
+    names = [name for name in rows[-1] if name not in ("stage", "step", "seconds")]
+    columns = min(4, max(1, len(names)))
+    height = 1.6 * math.ceil(len(names) / columns) + 0.4
+    figure = Figure(
+        figsize=(7, height), dpi=120, layout="constrained"
+    )  # pyplot would keep it for ever
+    figure.suptitle(f"{stage} · step {rows[-1]['step']}", fontsize=10)
+    for k, name in enumerate(names):
+        axes = figure.add_subplot(math.ceil(len(names) / columns), columns, k + 1)
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot(*zip(*points, strict=True), ".-", color=BLUE, linewidth=1, markersize=4)
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_xlabel("steps", fontsize=8)
+        axes.tick_params(labelsize=7)
+    return figure
 
 
 def enlarge(picture: np.ndarray, side: int = CELL) -> Image.Image:

@@ -62,12 +62,14 @@ class Tokenizer:
         captions: Sequence[str],
         dropout: float = 0.0,
         generator: torch.Generator | None = None,
+        cut: bool = False,
     ) -> Tensor:
         """Captions → text tokens (B, T), int64. Chapter 3.
 
         dropout: share of merges left out at random, `DROPOUT` while training, else 0; see `merge`. A caption
         that would need more than T tokens then keeps all its merges. The same state of the generator (on the
-        CPU) gives the same tokens. Raises ValueError for an empty or too long caption.
+        CPU) gives the same tokens. cut: keep the first T tokens of a too long caption, where nobody is there
+        to shorten it. Raises ValueError for an empty or, without ``cut``, a too long caption.
         """
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share of the merges, between 0 and 1, not {dropout}")
@@ -81,12 +83,12 @@ class Tokenizer:
             n = len(encoding.ids)
             if not caption.strip():
                 raise ValueError("the caption is empty; describe a picture, e.g. 'a red circle'")
-            if n > self.T:
+            if n > self.T and not cut:
                 raise ValueError(
                     f"the caption has {n} tokens, this model reads at most {self.T}; "
                     f"shorten it: {shorten(caption)!r}"
                 )
-            ids = encoding.ids
+            ids = encoding.ids[: self.T]
             if rng and len(dropped := self._drop(caption, dropout, rng)) <= self.T:
                 ids = dropped
             rows.append(ids + [self.V + p for p in range(len(ids), self.T)])

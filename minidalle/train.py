@@ -2,117 +2,134 @@
 
     train(preset("ci"), Path("runs/ci"))
 
-The run's folder holds a bundle (see `bundle`), log.jsonl with a line per report, and samples.png.
+The run's folder ends as a bundle (see `bundle`). Besides it holds log.jsonl with a line per report, pictures
+of samples, run.json with the settings, and checkpoints: the same call on the same folder goes on where the
+last one was stopped, and ends with the same weights.
 """
 
+import errno
 import json
-import platform
-import subprocess
-import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import get_worker_info
 from tqdm.auto import tqdm
 
+from . import checkpoint
 from .bundle import Bundle
-from .dalle import DALLE, DALLEConfig
-from .data import World, batches, to_float
-from .device import autocast, choose_precision
-from .dvae import DVAE, DVAEConfig, code_usage, psnr
-from .files import write_atomically
+from .card import run_card
+from .dalle import DALLE, IGNORED, DALLEConfig
+from .data import Order, Reading, Source, generator_of, source, to_float, to_uint8
+from .device import autocast, describe
+from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
+from .files import write_atomically, write_json
+from .log import Log
+from .loop import Batch, Portion, Run, Stage, fit
+from .optim import adamw, muon_and_adamw
 from .presets import PAPER, DALLETraining, DVAETraining, Preset
+from .processes import accelerator
 from .schedules import cosine, linear, warmup
-from .show import quiet
+from .show import grid
 from .tokenizer import Tokenizer
+from .tokens import ImageTokens, encode_once
+from .transformer import Layer
 
 C = TypeVar("C")  # a configuration
 M = TypeVar("M")  # the model it describes
 
-REPORTS = 10  # log lines a stage
 HELD_BACK = 256  # pictures of the test split that reports are made on
+ROOMY, LONGEST = 32, 64  # text positions for captions of people; the most that they are raised to
+SHOWN = 16  # pictures of a grid of samples
 USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
 
 
-class Log:
-    """A progress bar, a JSON-lines file and a printed line for every report."""
+class Unseen(NamedTuple):
+    """Examples that reports are made on: pictures (B, 3, H, W) and their captions."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.started = time.perf_counter()
-
-    def report(self, stage: str, step: int, **figures: float) -> None:
-        """Append one line of figures; floats are rounded for the reader, not for the file."""
-        seconds = time.perf_counter() - self.started
-        line = {"stage": stage, "step": step, "seconds": round(seconds, 1), **figures}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        tqdm.write(f"{seconds:6.0f} s  {stage:<9} step {step:<6} {shown}")
-
-    def bar(self, steps: int, stage: str) -> tqdm:
-        """A progress bar over the steps of a stage."""
-        return tqdm(range(steps), desc=stage, unit="step", disable=quiet(), leave=False)
+    pictures: Tensor
+    captions: list[str]
 
 
 # ------------------------------------------------------------------------------------------- stage 0
 
 
-def train_tokenizer(data: World, V: int, T: int, captions: int = 20_000) -> Tokenizer:
-    """Learn BPE merges from the captions of training scenes. Chapter 3."""
-    return Tokenizer.train((data.scene(i)[1] for i in range(captions)), V, T)
+def train_tokenizer(
+    data: Source, V: int, T: int, path: Path | None = None, captions: int = 20_000
+) -> Tokenizer:
+    """Learn BPE merges from the first captions of the training split, or read them from ``path`` if they are
+    there, else write them to it. Chapter 3.
+
+    T: text positions. Captions that people wrote, who will ask for other things in other words, get at least
+    ``ROOMY``, and as many as the longest of them needs, up to ``LONGEST``.
+    """
+    texts = data.captions(captions)
+    there = path is not None and path.exists()
+    tokenizer = Tokenizer.load(path, T) if there else Tokenizer.train(texts, V, T)
+    if path and not there:
+        write_atomically(path, lambda file: file.write(tokenizer.to_json().encode()))
+    if data.label != "world":
+        longest = max(len(tokenizer.ids(text)) for text in texts)
+        tokenizer.T = max(T, ROOMY, min(LONGEST, longest))
+    return tokenizer
 
 
 # ------------------------------------------------------------------------------------------- stage 1
 
 
-def train_dvae(
-    config: DVAEConfig, t: DVAETraining, data: World, test: Tensor, seed: int, log: Log
-) -> DVAE:
-    """Minimise the negative ELB; return the average of the weights over the last steps. Chapter 5.
+def dvae_stage(
+    config: DVAEConfig, t: DVAETraining, data: Source, unseen: Unseen, seed: int
+) -> Stage:
+    """Minimise the negative ELB; the result is the average of the weights. Chapter 5.
 
-    data: training pictures. test: pictures (B, 3, H, W) for the reports. Deterministic given the seed.
+    data: training pictures without end.
     """
-    generator = torch.Generator().manual_seed(seed)
-    model = seeded(seed, DVAE, config).to(memory_format=torch.channels_last)
-    average = AveragedModel(model, multi_avg_fn=partial(move_averages, t.ema))
-    optimizer = torch.optim.AdamW(model.parameters(), t.lr, weight_decay=1e-4, fused=True)
-    stream = batches(data, t.batch, t.steps)
-    for step in log.bar(t.steps, "dVAE"):
-        pictures, _, _ = next(stream)
-        set_lr(optimizer, t.lr * warmup(step, t.warmup) * cosine(step, 1.0, 0.01, t.steps))
+
+    reading = Reading(data)
+
+    def load(positions: range, share: Portion) -> tuple[Tensor]:
+        mine = positions[share.mine]
+        worker = get_worker_info()  # every n-th step is loaded by the same one of n workers
+        before = (
+            positions.start // len(positions) // (worker.num_workers if worker else 1) * len(mine)
+        )
+        return (to_float([example.picture for example in reading.take(mine, before)]),)
+
+    def schedules(step: int) -> dict[str, float]:
         tau = cosine(step, *t.tau, int(t.tau_share * t.steps))
-        beta = cosine(step, 0.0, t.beta, int(t.beta_share * t.steps))
-        with autocast(test.device):
-            elb = model.elb(pictures, tau, beta, t.balance, generator)
-        optimizer.zero_grad()
-        elb.loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), t.clip)
-        optimizer.step()
-        average.update_parameters(model)
-        if is_report(step, t.steps):
-            figures = examine_dvae(average.module, test)
-            log.report(
-                "dVAE", step + 1, train_nll_per_value=elb.nll_per_value.item(), tau=tau, **figures
-            )
-    return average.module.eval()
+        return {"tau": tau, "beta": cosine(step, 0.0, t.beta, int(t.beta_share * t.steps))}
 
+    def loss(model: DVAE, batch: Batch) -> NamedTuple:
+        noise = [generator_of(seed, position) for position in batch.positions]
+        return model.elb(
+            *batch.tensors, **schedules(batch.step), balance=t.balance, generator=noise
+        )
 
-def move_averages(decay: float, averages: list[Tensor], values: list[Tensor], n: Tensor) -> None:
-    """Move exponential averages, in place, towards values that are the n-th of their kind. The decay grows
-    with n up to its final value, so that the random initial weights are soon forgotten."""
-    now = min(decay, (1 + int(n)) / (10 + int(n)))
-    torch._foreach_lerp_(averages, values, 1 - now)
+    return Stage(
+        name="dVAE",
+        model=seeded(seed, DVAE, config).to(memory_format=torch.channels_last),
+        settings=t,
+        load=load,
+        loss=loss,
+        optimizer=lambda model: adamw(model, t.lr, (0.9, 0.999), t.weight_decay),
+        rate=lambda step: warmup(step, t.warmup) * cosine(step, 1.0, 0.01, t.steps),
+        figures=schedules,
+        examine=lambda model: examine_dvae(model, unseen.pictures),
+        sample=lambda model: reconstructions(model, unseen),
+        blocks=(Block,),
+    )
 
 
 @torch.inference_mode()
 def examine_dvae(model: DVAE, pictures: Tensor) -> dict[str, float]:
     """PSNR of the hard reconstruction in dB, codes used, perplexity. Warns of a collapse."""
+    pictures = pictures.to(next(model.parameters()).device)
     tokens = model.encode(pictures)
     used, perplexity = code_usage(tokens, model.config.K)
     if used < USED_WARNING * model.config.K:
@@ -121,197 +138,252 @@ def examine_dvae(model: DVAE, pictures: Tensor) -> dict[str, float]:
     return {"psnr_hard": float(hard), "codes_used": used, "perplexity": perplexity}
 
 
+@torch.inference_mode()
+def reconstructions(model: DVAE, unseen: Unseen) -> Image.Image:
+    """Unseen pictures above what is left of them after their tokens."""
+    true = unseen.pictures[: SHOWN // 2]
+    back = model.decode(model.encode(true.to(next(model.parameters()).device))).cpu()
+    captions = unseen.captions[: SHOWN // 2]
+    pictures = [*to_uint8(true), *to_uint8(back)]
+    words = [*captions, *(f"{each}, from tokens" for each in captions)]
+    return grid(pictures, words, "the dVAE: pictures, and what their tokens say", len(true))
+
+
 # ------------------------------------------------------------------------------------------- stage 2
 
 
-@torch.no_grad()
-def encode_pictures(dvae: DVAE, data: World, pictures: int) -> tuple[list[str], Tensor]:
-    """Captions and image tokens (pictures, N) of the first examples; the dVAE is not touched again.
-
-    In 32 bit, as when pictures are judged: rounding would move some tokens to a neighbour.
-    """
-    captions, tokens = [], []
-    stream = batches(data, 64, -(-pictures // 64))
-    bar = tqdm(total=pictures, desc="tokens", unit="picture", disable=quiet(), leave=False)
-    with bar:
-        for batch, words, _ in stream:
-            tokens.append(dvae.encode(batch))
-            captions += words
-            bar.update(len(batch))
-    return captions[:pictures], torch.cat(tokens)[:pictures]
-
-
-def optimizers(model: DALLE, t: DALLETraining) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW with the paper's (0.9, 0.96) for everything else.
-
-    The paper used AdamW throughout. Muon (Jordan et al. 2024) reaches the same loss in fewer steps at our
-    size, which is what counts on two cores.
-    """
+def dalle_optimizer(t: DALLETraining, model: DALLE) -> torch.optim.Optimizer:
+    """The paper's AdamW (0.9, 0.96), or Muon for the layers' matrices and AdamW for the rest."""
+    if t.muon_lr is None:
+        return adamw(model, t.lr, (0.9, 0.96), t.weight_decay)
     matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=t.muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=t.lr, betas=(0.9, 0.96), weight_decay=0.0),
-    ]
+    return muon_and_adamw(model, matrices, t.muon_lr, t.lr, (0.9, 0.96), t.weight_decay)
 
 
-def train_dalle(
+def dalle_stage(
     config: DALLEConfig,
     t: DALLETraining,
-    train_tokens: tuple[Tensor, Tensor],
-    test_tokens: tuple[Tensor, Tensor],
+    tokenizer: Tokenizer,
+    tokens: ImageTokens,
+    examine: Callable[[DALLE], dict[str, float]],
+    sample: Callable[[DALLE], Image.Image],
     seed: int,
-    log: Log,
-) -> DALLE:
+) -> Stage:
     """Minimise 1/8 text + 7/8 image cross-entropy over (text, image) tokens. Chapter 8."""
-    order = torch.Generator().manual_seed(seed)
-    model = seeded(seed, DALLE, config)
-    both = optimizers(model, t)
-    text, image = train_tokens
-    began = time.perf_counter()
-    for step in log.bar(t.steps, "DALL·E"):
-        rate = warmup(step, t.warmup) * linear(step, 1.0, 0.0, t.steps)
-        set_lr(both[0], t.muon_lr * rate)
-        set_lr(both[1], t.lr * rate)
-        rows = torch.randint(len(text), (t.batch,), generator=order)
-        with autocast(text.device):
-            loss = model.loss(text[rows], image[rows])
-        model.zero_grad()
-        loss.loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), t.clip)
-        for optimizer in both:
-            optimizer.step()
-        if is_report(step, t.steps):
-            speed = (step + 1) * t.batch / (time.perf_counter() - began)
-            figures = examine_dalle(model, *test_tokens)
-            log.report("DALL·E", step + 1, **figures, samples_per_second=speed)
-    return model.eval()
+    model, order = seeded(seed, DALLE, config), Order(len(tokens), seed)
+
+    def load(positions: range, share: Portion) -> tuple[Tensor, Tensor, Tensor]:
+        captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
+        chance = generator_of(seed, positions.start)  # the same in all processes
+        text = tokenizer.encode(captions, t.dropout, chance, cut=True)
+        targets = (model.targets(text) != IGNORED).sum() / share.parts  # of all processes
+        return text[share.mine], torch.stack(images[share.mine]), targets
+
+    return Stage(
+        name="DALL·E",
+        model=model,
+        settings=t,
+        load=load,
+        loss=lambda model, batch: model.loss(*batch.tensors),
+        optimizer=partial(dalle_optimizer, t),
+        rate=lambda step: warmup(step, t.warmup) * linear(step, 1.0, 0.0, t.steps),
+        examine=examine,
+        sample=sample,
+        blocks=(Layer,),
+    )
 
 
 @torch.inference_mode()
 def examine_dalle(model: DALLE, text: Tensor, image: Tensor) -> dict[str, float]:
-    """Losses on unseen scenes, in nats per token."""
-    with autocast(text.device):
-        loss = model.loss(text, image)
+    """Losses on unseen examples, in nats per token."""
+    device = model.start.device
+    with autocast(device):
+        loss = model.loss(text.to(device), image.to(device))
     return {"text_nats": float(loss.text_per_token), "image_nats": float(loss.image_per_token)}
 
 
 # ------------------------------------------------------------------------------------------- the run
 
 
-def train(preset: Preset, out: Path, seed: int = 0) -> Bundle:
-    """Train every stage of a preset into the folder ``out`` and return the bundle.
+def train(
+    preset: Preset,
+    out: Path,
+    seed: int = 0,
+    data: str = "world",
+    filtered: bool | None = None,
+    rank: int = 0,
+    workers: int = 0,
+) -> Bundle:
+    """Train every stage of a preset into the folder ``out``, or go on with that, and return the bundle.
 
+    data, filtered: see `data.source`. rank: of PowerSGD, between several processes; 0 sends gradients as
+    they are. workers: processes that load pictures.
     Raises FileExistsError if the folder already holds a trained model, which is never overwritten, or
-    files that are no run's; ValueError for the preset of the paper, which nobody can train.
+    files that are no run's; ValueError if it is a run with other settings; OSError or ValueError if there
+    are no pictures; ValueError for the preset of the paper, which nobody can train; OSError when the disk is
+    full.
     """
     if preset.name == PAPER.name:
         raise ValueError(
             "the preset 'paper' is there to be counted, not trained: minidalle plan --preset paper"
         )
-    out = Path(out)
-    if (out / "config.json").exists():
-        raise FileExistsError(f"{out} already holds a trained model; choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "log.jsonl").exists():
-        raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "log.jsonl", lambda file: None)  # a new run, a new log
-    log = Log(out / "log.jsonl")
-    dtype, reason = choose_precision(torch.device("cpu"))
-    tqdm.write(f"training {preset.name!r} on the CPU in {str(dtype)[6:]}: {reason}")
+    out, acc = Path(out), accelerator(rank)
+    if rank and acc.num_processes == 1:
+        raise ValueError(
+            f"PowerSGD (rank {rank}) compresses what processes send each other, and there is only one; "
+            "start several with accelerate launch, or leave it out"
+        )
+    if acc.is_main_process:
+        check_folder(out)
+    about = {"filtered": filtered, "families": preset.families, "where": preset.where}
+    learned, test = (
+        source(data, preset.dvae.size, split, seed, **about) for split in ("train", "test")
+    )
+    settings = {"seed": seed, "data": data, "rank": rank, "filtered": filtered}
+    settings |= {"preset": asdict(preset), "pictures": [learned.fingerprint, test.fingerprint]}
+    if acc.is_main_process:
+        open_run(out, settings)
+    acc.wait_for_everyone()
+    run = Run(
+        out, acc, Log(out / "log.jsonl" if acc.is_main_process else None), seed, rank, workers
+    )
+    try:
+        return train_stages(preset, run, learned, test)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise OSError(no_space(run)) from error
+    finally:
+        acc.end_training()
 
-    size = preset.dvae.size
-    data = World(preset.families, size, "train", seed, preset.where)
-    test = World(preset.families, size, "test", seed, preset.where)
-    unseen = [test[i] for i in range(HELD_BACK)]
-    unseen_pictures = to_float([example.picture for example in unseen])
 
-    tokenizer = train_tokenizer(data, preset.dalle.V, preset.dalle.T)
-    log.report("tokenizer", 0, V=tokenizer.V)
-    dvae = train_dvae(preset.dvae, preset.dvae_training, data, unseen_pictures, seed, log)
-    captions, image = encode_pictures(dvae, data, preset.dalle_training.pictures)
-    log.report("tokens", 0, pictures=len(captions))
+def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bundle:
+    """Tokenizer, dVAE, tokens, DALL·E, bundle; what is there already is read."""
+    acc, log, seed = run.accelerator, run.log, run.seed
+    several = f" in {acc.num_processes} processes" if acc.num_processes > 1 else ""
+    log.say(f"training {preset.name!r} on {describe(acc.device)}{several}")
+    if acc.is_main_process:
+        list_skipped((learned, test), run.out)
+    if not (examples := list(islice(test, HELD_BACK))):
+        log.say("warning: no picture fell into the test split; reports are of training pictures")
+        test, examples = learned, list(islice(learned, HELD_BACK))
+    captions = [example.caption for example in examples]
+    unseen = Unseen(to_float([example.picture for example in examples]), captions)
+
+    with acc.main_process_first():
+        size = preset.dalle.V, preset.dalle.T
+        tokenizer = train_tokenizer(learned, *size, path=run.out / "tokenizer.json")
+    log.report("tokenizer", 0, V=tokenizer.V, T=tokenizer.T)
+
+    first, second = learned.training(1, seed), learned.training(2, seed)
+    dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, first, unseen, seed), run)
+    tokens = encode_once(
+        dvae,
+        second,
+        preset.dalle_training.pictures,
+        run.out / "tokens",
+        acc.process_index,
+        acc.num_processes,
+        acc.wait_for_everyone,
+        log.say,
+    )
+    cut = sum(len(tokenizer.ids(tokens[i][0])) > tokenizer.T for i in range(len(tokens)))
+    log.report("tokens", 0, pictures=len(tokens), captions_cut=cut)
+    text = tokenizer.encode(captions, cut=True)
     with torch.no_grad():
-        unseen_tokens = dvae.encode(unseen_pictures)
-    dalle = train_dalle(
-        replace(preset.dalle, V=tokenizer.V),
-        preset.dalle_training,
-        (tokenizer.encode(captions), image),
-        (tokenizer.encode([example.caption for example in unseen]), unseen_tokens),
-        seed,
-        log,
+        image = dvae.encode(unseen.pictures.to(acc.device))
+    asked = sample_captions(test, tokenizer)
+
+    def sample(model: DALLE) -> Image.Image:
+        return Bundle(preset.name, tokenizer, dvae, model).draw(asked, seed=seed).grid()
+
+    dalle = fit(
+        dalle_stage(
+            replace(preset.dalle, V=tokenizer.V, T=tokenizer.T),
+            preset.dalle_training,
+            tokenizer,
+            tokens,
+            partial(examine_dalle, text=text, image=image),
+            sample,
+            seed,
+        ),
+        run,
     )
     # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
     for model in (dvae, dalle):
         model.half().float()
-    bundle = Bundle(preset.name, tokenizer, dvae, dalle)
-    bundle.card = run_card(bundle, out, seed)
-    drawing = bundle.draw(sample_captions(test), seed=seed)
-    drawing.save(out / "samples.png")
-    bundle.save(out)
+    # A model of other pictures says so in its name: `examine` scores models of the world alone.
+    ours = learned.label == "world"
+    name = preset.name if ours else f"{preset.name} · {learned.label}"
+    bundle = Bundle(name, tokenizer, dvae, dalle)
+    if acc.is_main_process:
+        bundle.card = run_card(bundle, run.out, seed, learned)
+        bundle.draw(asked, seed=seed).save(run.out / "samples.png")
+        bundle.save(run.out)
     return bundle
 
 
-def sample_captions(data: World, n: int = 16) -> list[str]:
-    """Captions of the first scenes of a source, each once."""
-    return list(dict.fromkeys(data.scene(i)[1] for i in range(4 * n)))[:n]
+def check_folder(out: Path) -> None:
+    """Raise FileExistsError unless the folder is new or a run that is not finished."""
+    if (out / "config.json").exists():
+        raise FileExistsError(f"{out} already holds a trained model; choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "run.json").exists():
+        raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
 
 
-def run_card(bundle: Bundle, out: Path, seed: int) -> str:
-    """A model card: where the bundle comes from, and the last figures of each stage of its log."""
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    last = {line["stage"]: line for line in lines}
-    sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
-    counts = [f"{k} {sum(p.numel() for p in m.parameters()):,}" for k, m in sizes.items()]
-    figures = [
-        f"- {stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "stage")
-        for stage, line in last.items()
-    ]
-    return "\n".join(
-        [
-            f"# minidalle · {bundle.name}",
-            "",
-            "Weights for the package beside the book *minidalle*. Licence: CC BY 4.0.",
-            "",
-            "## Provenance",
-            "",
-            f"- command: `minidalle train --preset {bundle.name} --seed {seed} --out …`",
-            f"- commit: {commit()}",
-            f"- machine: {machine()}",
-            f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
-            f"- parameters: {', '.join(counts)}",
-            "- data: the training split of `minidalle.world`, drawn on the fly, and nothing else",
-            "",
-            "## Last figures of each stage",
-            "",
-            "psnr_hard, codes, perplexity and nats per token are of scenes of the test split.",
-            "",
-            *figures,
-            "",
-        ]
-    )
+def open_run(out: Path, settings: dict) -> None:
+    """Make the folder of a new run, or see that it is a run with the same settings.
+
+    Raises ValueError if it is one with others.
+    """
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    path = out / "run.json"
+    if path.exists():
+        compare(path, json.loads(path.read_text(encoding="utf-8")), settings)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, settings)
+    (out / "log.jsonl").touch()
+    checkpoint.remove_unfinished(out)
 
 
-def commit() -> str:
-    """The commit of the code that runs, marked if files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=False)
-    try:
-        if ask(["git", "ls-files", "--error-unmatch", Path(__file__).name]).returncode:
-            return "unknown"  # an installed copy, perhaps inside somebody else's checkout
-        name = ask(["git", "rev-parse", "HEAD"]).stdout.strip()
-        changed = ask(["git", "status", "--porcelain", "--", "."]).stdout.strip()
-    except FileNotFoundError:  # no git on this machine
-        return "unknown"
-    return (name or "unknown") + (" with local changes" if name and changed else "")
+def compare(path: Path, before: dict, now: dict, name: str = "") -> None:
+    """Raise ValueError that names the first setting in which a run differs from what it was."""
+    for key in [*now, *(key for key in before if key not in now)]:
+        old, new, where = before.get(key), now.get(key), f"{name}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            compare(path, old, new, f"{where}.")
+        elif old != new:
+            raise ValueError(
+                f"{path}: the run began with {where} = {old!r}, now it is {new!r}; "
+                "give the same settings to go on, or another --out"
+            )
 
 
-def machine() -> str:
-    """Architecture, threads, precision, Python and PyTorch in one line."""
-    dtype, _ = choose_precision(torch.device("cpu"))
-    system = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
-    return f"{system}, {str(dtype)[6:]}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+def no_space(run: Run) -> str:
+    """What a full disk means for a run, in one sentence."""
+    paths = sorted(run.checkpoints.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+    kept = f"the last checkpoint, {paths[-1]}, is intact" if paths else "there is no checkpoint yet"
+    return f"the disk of {run.out} is full; {kept}: make space and run the same command again"
+
+
+def list_skipped(sources: Iterable[Source], out: Path) -> None:
+    """Say what each source has and what was left out; all of the latter is listed in skipped.jsonl."""
+    lines = []
+    for each in sources:
+        tqdm.write(each.report())
+        lines += [json.dumps(skip._asdict()) + "\n" for skip in each.skipped]
+    if lines:
+        write_atomically(out / "skipped.jsonl", lambda file: file.write("".join(lines).encode()))
+
+
+def sample_captions(data: Source, tokenizer: Tokenizer, n: int = SHOWN) -> list[str]:
+    """The first captions of a source, each once and short enough for the model."""
+    chosen = list(dict.fromkeys(data.captions(4 * n)))[:n]
+    for k, caption in enumerate(chosen):
+        while len(tokenizer.ids(caption)) > tokenizer.T:
+            caption = caption[: len(caption) * 3 // 4]
+        chosen[k] = caption
+    return chosen
 
 
 def seeded(seed: int, build: Callable[[C], M], config: C) -> M:
@@ -319,14 +391,3 @@ def seeded(seed: int, build: Callable[[C], M], config: C) -> M:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(config)
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The same learning rate for every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
-def is_report(step: int, steps: int) -> bool:
-    """Whether the step ends one of the ``REPORTS`` parts of a stage."""
-    return (step + 1) * REPORTS // steps != step * REPORTS // steps

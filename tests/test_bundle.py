@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import minidalle.bundle as room
 from minidalle.bundle import FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
-from minidalle.files import fingerprint
+from minidalle.files import fingerprint, text_fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +255,8 @@ def reseal(folder: Path) -> None:
     def renew(config):
         sizes = {part: config[part] for part in KINDS if part in config}
         marks = config["fingerprints"]
-        marks["config"] = room._text_fingerprint(json.dumps(sizes))
-        marks["tokenizer"] = room._text_fingerprint((folder / "tokenizer.json").read_text())
+        marks["config"] = text_fingerprint(json.dumps(sizes))
+        marks["tokenizer"] = text_fingerprint((folder / "tokenizer.json").read_text())
         for part in KINDS:
             marks[part] = fingerprint(load_file(folder / f"{part}.safetensors"))
 

@@ -1,9 +1,12 @@
 """The command line: what it draws, and how it says no."""
 
+import errno
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,11 @@ import pytest
 import torch
 from builders import tiny_bundle
 from PIL import Image
+from runs import QUICK
 
+import minidalle.checkpoint
+import minidalle.loop
+import minidalle.presets
 from minidalle import cli
 
 
@@ -114,9 +121,22 @@ BAD = {
     "output below a file": (["draw", "a", "--model", MODEL, "--out", "file/a.png"], "file"),
     "unwritable output": (["draw", "a", "--model", MODEL, "--out", "/proc/a.png"], "/proc"),
     "unknown preset": (["train", "--preset", "huge", "--out", "r"], "'huge'.*ci, tiny"),
+    "unknown data": (["train", "--data", "zip:a", "--out", "r"], "folder:PATH.*not 'zip:a'"),
+    "no folder": (["train", "--data", "folder:nowhere", "--out", "r"], "no folder nowhere"),
+    "no pictures in it": (["train", "--data", "folder:.", "--out", "r"], "no pictures in"),
+    "a file as folder": (["train", "--data", "folder:file", "--out", "r"], "no folder file"),
+    "no shards": (["train", "--data", "webdataset:{0..3}.tar", "--out", "r"], "no tar file fits"),
+    "half a brace": (
+        ["train", "--data", "webdataset:{0..3.tar", "--out", "r"],
+        "(?i)no tar file|brace",
+    ),
+    "no data set": (["train", "--data", "hub:./nowhere", "--out", "r"], "no folder ./nowhere"),
+    "hub setting": (["train", "--data", "hub:a,b=c", "--out", "r"], "unknown setting 'b'"),
     "train without out": (["train"], "Missing option '--out'"),
     "trained already": (["train", "--out", MODEL], "already holds a trained model"),
     "train into a full folder": (["train", "--out", "."], "holds other files"),
+    "PowerSGD alone": (["train", "--powersgd", "4", "--out", "r"], "rank 4.* there is only one"),
+    "workers": (["train", "--workers", "-1", "--out", "r"], "(?i)workers"),
     "seed": (["draw", "a", "--seed", str(2**64), "--model", MODEL], "(?i)seed"),
     "no text": (["draw", "a\udcffb", "--model", MODEL], "must be Unicode text"),
     "train into a file": (["train", "--out", "file"], "file"),
@@ -226,6 +246,51 @@ def test_an_interrupt_is_no_traceback(model, monkeypatch, capsys):
     assert not list(Path.cwd().rglob("*.png"))
 
 
+def test_an_interrupted_training_goes_on(monkeypatch, capsys):
+    """Ctrl-C in the middle of a step: exit code 130 and a checkpoint; the same command ends the run."""
+    monkeypatch.setitem(minidalle.presets.PRESETS, "ci", QUICK)
+    ours = minidalle.loop.Loop.advance
+
+    def interrupt(loop, batch):
+        if loop.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return ours(loop, batch)
+
+    command = ["train", "--out", "run", "--seed", 3]
+    with monkeypatch.context() as planted:
+        planted.setattr(minidalle.loop.Loop, "advance", interrupt)
+        code, out, err = run(monkeypatch, capsys, *command)
+    assert code == 130 and err == "minidalle: stopped\n"
+    assert "dVAE: stopped after step 5 of 12" in out
+    assert Path("run/checkpoints/dvae-00000005.safetensors").exists()
+    code, _, err = run(monkeypatch, capsys, *command[:-1], 4)
+    assert (
+        code == 2 and re.match("minidalle: .*seed = 3, now it is 4", err) and err.count("\n") == 1
+    )
+    code, out, err = run(monkeypatch, capsys, *command)
+    assert code == 0 and "dVAE: going on from step 5 of 12" in out
+    assert "DALL·E: going on" not in out and Path("run/config.json").exists()
+
+
+def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
+    """Exit code 2; the sentence names the checkpoint that is intact."""
+    monkeypatch.setitem(minidalle.presets.PRESETS, "ci", QUICK)
+    ours = minidalle.checkpoint.write_atomically
+
+    def full(path, fill):
+        if path.name == "dalle-00000006.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        ours(path, fill)
+
+    monkeypatch.setattr(minidalle.checkpoint, "write_atomically", full)
+    code, _, err = run(monkeypatch, capsys, "train", "--out", "run", "--seed", 3)
+    assert code == 2 and err.count("\n") == 1
+    assert re.match(
+        r"minidalle: the disk of run is full; .*dalle-00000003.safetensors, is intact", err
+    )
+    assert not list(Path("run").rglob(".*"))
+
+
 @pytest.mark.parametrize(
     "command",
     ["", "draw", "train", "examine", "world", "plan", "bench", "push", "convert", "reconstruct"],
@@ -235,7 +300,9 @@ def test_help_tells_what_and_how(command, monkeypatch, capsys):
     code, out, err = run(monkeypatch, capsys, *command.split(), "--help")
     assert code == 0 and err == ""
     for option in re.findall(r"^ +(--[a-z-]+) .*$", out, re.MULTILINE):
-        assert re.search(rf"{option} +(<.*?>)?\s+\S", out), f"{option} is not explained"
+        assert re.search(rf"{option}( / --no-\S+)? +(<.*?>)?\s+\S", out), (
+            f"{option} is not explained"
+        )
 
 
 def test_the_example_of_the_help_works(monkeypatch, capsys):

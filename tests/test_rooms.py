@@ -27,6 +27,13 @@ ABOVE = {
     "presets",
     "generate",
     "data",
+    "optim",
+    "checkpoint",
+    "log",
+    "powersgd",
+    "processes",
+    "tokens",
+    "loop",
     "precision",
     "adamw",
     "counts",
@@ -79,10 +86,10 @@ def test_models_know_nothing_of_what_stands_above_them(name):
 
 def test_no_room_imports_one_that_comes_later():
     """Without circles: every room can be read before those that use it."""
-    left = {name: rooms(path) - {name.split(".")[0]} for name, path in FILES.items()}
-    for name in list(left):
-        if name == "__init__":
-            left[name] = rooms(FILES[name])
+    left: dict[str, set[str]] = {}
+    for name, path in FILES.items():  # a room of several files is ready when all of them are
+        room = name.split(".")[0]
+        left.setdefault(room, set()).update(rooms(path) - {room})
     done: set[str] = set()
     while left:
         ready = [name for name, needs in left.items() if needs <= done | {"world", "checks"}]
@@ -102,6 +109,19 @@ def test_only_three_rooms_stand_above_training():
     """The command line, the judge, and what notebooks begin with; nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
     assert users <= {"cli", "examine", "chapter"}
+    for room in ("loop", "powersgd", "processes"):
+        assert {n for n, path in FILES.items() if room in rooms(path)} <= {"train", "loop"}, room
+
+
+def test_nothing_is_pickled():
+    """No room imports what reads or writes pickles, or calls what does so inside PyTorch and NumPy."""
+    for name, path in FILES.items():
+        assert not imports(path) & {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal"}, (
+            name
+        )
+        text = path.read_text(encoding="utf-8")
+        for call in ("torch.load(", "torch.save(", "allow_pickle", "save_state(", "load_state("):
+            assert call not in text, (name, call)
 
 
 def test_only_notebooks_use_the_room_of_the_notebooks():
@@ -121,7 +141,7 @@ assert torch.equal(state, torch.get_rng_state()) and own == random.getstate()
 assert threads == torch.get_num_threads()
 assert grad == torch.is_grad_enabled() and dtype == torch.get_default_dtype()
 heavy = {"matplotlib", "jupyter", "accelerate", "IPython", "ipywidgets", "pandas"}
-heavy |= {"transformers", "torchvision"}
+heavy |= {"transformers", "torchvision", "tensorboard", "tensorflow"}
 loaded = heavy & {name.split(".")[0] for name in sys.modules}
 assert not loaded, loaded
 """

@@ -5,6 +5,9 @@ import io
 import os
 import re
 import stat
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import minidalle.show as room
 from minidalle.files import write_atomically, write_json
-from minidalle.show import CELL, MARGIN, Drawing, enlarge, grid, png_html, quiet
+from minidalle.show import CELL, MARGIN, Curves, Drawing, curves, enlarge, grid, png_html, quiet
 
 
 def pictures(n: int, size: int = 8) -> np.ndarray:
@@ -175,3 +179,57 @@ def test_quiet_is_asked_of_the_environment(monkeypatch, value, expected):
     if value is not None:
         monkeypatch.setenv("MINIDALLE_QUIET", value)
     assert quiet() is expected
+
+
+LINES = [
+    {"stage": "dVAE", "step": 10, "seconds": 1.0, "loss": 9.0},
+    {"stage": "DALL·E", "step": 5, "seconds": 2.0, "loss": 3.0, "rate": 1.0},
+    {"stage": "DALL·E", "step": 10, "seconds": 3.0, "loss": 2.0, "rate": 0.5},
+]
+
+
+def test_curves_are_of_the_stage_that_trains():
+    """A curve for each figure, over the steps of the last line's stage alone; titles name them."""
+    figure = curves(LINES)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "rate"]
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [5, 10] and list(line.get_ydata()) == [3.0, 2.0]
+    assert figure.get_suptitle() == "DALL·E · step 10"
+
+
+def test_curves_redraw_one_figure_in_a_notebook(monkeypatch):
+    """The first report displays, later ones update what is displayed."""
+    shown = []
+
+    class Handle:
+        def update(self, figure):
+            shown.append(("update", len(figure.axes)))
+
+    def display(figure, display_id):
+        shown.append(("display", len(figure.axes)))
+        return Handle()
+
+    monkeypatch.setattr(room, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    live = Curves()
+    for n in (1, 2, 3):
+        live.draw(LINES[:n])
+    assert shown == [("display", 1), ("update", 2), ("update", 2)]
+
+
+def test_curves_do_nothing_outside_a_notebook():
+    """No matplotlib is loaded, nothing is printed."""
+    program = (
+        "import sys; from minidalle.show import Curves; Curves().draw([{'stage': 'a', 'step': 1}]); "
+        "print('matplotlib' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.stdout == "False\n" and answer.stderr == ""
+
+
+def test_a_notebook_is_recognised(monkeypatch):
+    """Jupyter's kernel is one, IPython in a terminal is none."""
+    for shell, is_one in (("ZMQInteractiveShell", True), ("TerminalInteractiveShell", False)):
+        fake = SimpleNamespace(get_ipython=lambda shell=shell: type(shell, (), {})())
+        monkeypatch.setitem(sys.modules, "IPython", fake)
+        assert room.in_notebook() == is_one

@@ -199,3 +199,17 @@ def test_shorten_keeps_its_length(text, length):
     short = shorten(text, length)
     assert len(short) <= length
     assert short == text or (short.endswith("…") and text.startswith(short[:-1]))
+
+
+def test_captions_that_nobody_can_shorten_are_cut():
+    """Only where asked for: the first T tokens stay, short captions are as ever, empty ones an error."""
+    whole = Tokenizer.train(CAPTIONS, V=280, T=64)
+    short = Tokenizer(whole.bpe, T=4)
+    captions = ["a small red circle and a large blue square", "red"]
+    cut = short.encode(captions, cut=True)
+    assert cut[0].tolist() == whole.encode(captions)[0, :4].tolist()
+    assert (cut[1] == short.encode(["red"])[0]).all()
+    with pytest.raises(ValueError, match="at most 4"):
+        short.encode(captions)
+    with pytest.raises(ValueError, match="empty"):
+        short.encode([" "], cut=True)

@@ -1,6 +1,8 @@
 """Training from nothing, and the scores that the ci preset promises (slow)."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,12 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from odd_files import encoded, hostile, img2dataset, odd_folder, write
 from PIL import Image
+from runs import QUICK, assert_same_run
 
+import minidalle.checkpoint
 import minidalle.train as room
+from minidalle import cli
 from minidalle.bundle import load
-from minidalle.data import World, to_float
+from minidalle.dalle import DALLE
+from minidalle.data import Order, World, to_float
+from minidalle.data.emoji import FONTS, NAMES
 from minidalle.examine import EXAMINER_SEED, Examiner, Share, score, train_examiner
+from minidalle.loop import REPORTS, Portion
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
 from minidalle.world import family
 
@@ -21,13 +30,6 @@ CI = preset("ci")
 SEEDS = (0, 1, 2)
 N = 200  # fresh captions of each split, as the promise says
 SCORED = 77  # the seed of the captions; nothing is trained or chosen on them
-QUICK = replace(
-    CI,
-    dvae=replace(CI.dvae, width=16, decoder_input=16),
-    dalle=replace(CI.dalle, D=32, H=2, L=2),
-    dvae_training=replace(CI.dvae_training, steps=12, batch=4, warmup=2),
-    dalle_training=replace(CI.dalle_training, steps=12, batch=4, warmup=2, pictures=40),
-)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,10 @@ def test_a_run_leaves_a_model_a_log_and_samples(quick):
     assert list(stages) == ["tokenizer", "dVAE", "tokens", "DALL·E"]
     assert stages["dVAE"].keys() >= {"psnr_hard", "codes_used", "perplexity"}
     assert stages["DALL·E"].keys() >= {"text_nats", "image_nats", "samples_per_second"}
-    assert sum(line["stage"] == "dVAE" for line in lines) == room.REPORTS
+    assert stages["dVAE"].keys() >= {"train_loss", "tau", "rate", "samples_per_second"}
+    assert sum(line["stage"] == "dVAE" for line in lines) == REPORTS
+    for stage in ("dvae", "dalle"):
+        assert len(list(quick.glob(f"samples-{stage}-*.png"))) == REPORTS
     assert Image.open(quick / "samples.png").format == "PNG"
     assert len(load(quick).draw("a small red circle", n=2).pictures) == 2
 
@@ -91,27 +96,56 @@ def test_a_trained_model_is_never_overwritten(quick):
     assert (quick / "dalle.safetensors").read_bytes() == before
 
 
-def test_stage_two_leaves_the_dvae_alone(quick, monkeypatch):
-    """Its weights are bit-identical before and after, and in no optimiser."""
-    dvae = load(quick).dvae
-    before = {name: tensor.clone() for name, tensor in dvae.state_dict().items()}
-    data = World(CI.families, 24, "train", 0, CI.where)
-    captions, image = room.encode_pictures(dvae, data, 70)
-    assert image.shape == (70, 36) and len(captions) == 70
-    for name, tensor in dvae.state_dict().items():
-        assert torch.equal(tensor, before[name])
+def test_stage_two_leaves_the_dvae_alone(tmp_path, monkeypatch):
+    """Its weights are bit-identical before and after stage 2, and in no optimiser of it."""
+    before, ours = {}, room.dalle_stage
+
+    def watch(config, t, tokenizer, tokens, examine, sample, seed):
+        dvae = sample.__closure__[[*sample.__code__.co_freevars].index("dvae")].cell_contents
+        before.update({name: tensor.clone() for name, tensor in dvae.state_dict().items()})
+        stage = ours(config, t, tokenizer, tokens, examine, sample, seed)
+        groups = stage.optimizer(stage.model).param_groups
+        ids = {id(p) for group in groups for p in group["params"]}
+        assert ids == {id(p) for p in stage.model.parameters()}
+        assert not ids & {id(p) for p in dvae.parameters()}
+        assert not any(p.requires_grad for p in dvae.parameters())
+        return stage
+
+    monkeypatch.setattr(room, "dalle_stage", watch)
+    bundle = room.train(QUICK, tmp_path / "run")
+    assert before
+    for name, tensor in bundle.dvae.state_dict().items():
+        assert torch.equal(tensor, before[name].half().float()), name
 
 
-def test_every_parameter_is_in_exactly_one_optimizer():
+def test_every_parameter_is_in_exactly_one_group():
     """Muon has the layers' matrices, AdamW the rest."""
-    model = room.DALLE(QUICK.dalle)
-    groups = [
-        g["params"] for o in room.optimizers(model, QUICK.dalle_training) for g in o.param_groups
-    ]
+    model = DALLE(QUICK.dalle)
+    groups = [g["params"] for g in room.dalle_optimizer(QUICK.dalle_training, model).param_groups]
     ids = [id(p) for group in groups for p in group]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
     assert [id(p) for p in groups[0]] == [id(p) for p in matrices]
+
+
+def test_bpe_dropout_is_drawn_anew_every_step_and_alike_everywhere():
+    """Stage 2's text: other pieces when a caption comes again, the same in every process's part; the number
+    of text targets that the loss is divided by is that of the whole batch, a part's share of it."""
+    tokenizer = room.train_tokenizer(World(CI.families, 24, where=CI.where), 384, 24)
+    captions = ["a small red circle", "a large blue square", "one green star", "a yellow heart"]
+    tokens = [(caption, torch.zeros(36, dtype=torch.int64)) for caption in captions]
+    config = replace(QUICK.dalle, V=tokenizer.V, T=24)
+    t = replace(QUICK.dalle_training, dropout=0.5)
+    stage = room.dalle_stage(config, t, tokenizer, tokens, None, None, seed=0)
+    text, image, targets = stage.load(range(4), Portion(slice(0, 4), 1))
+    parts = [stage.load(range(4), Portion(slice(k, k + 2), 2)) for k in (0, 2)]
+    assert torch.equal(torch.cat([part[0] for part in parts]), text) and len(image) == 4
+    assert targets == (text < tokenizer.V).sum() and parts[0][2] == parts[1][2] == targets / 2
+    later = stage.load(range(4, 8), Portion(slice(0, 4), 1))[0]
+    for k, row in enumerate(Order(4, 0)(range(4))):
+        again = Order(4, 0)(range(4, 8)).index(row)
+        assert tokenizer.decode(text[k].tolist()) == tokenizer.decode(later[again].tolist())
+    assert sorted(text.tolist()) != sorted(later.tolist())
 
 
 def test_a_collapse_is_reported(capsys, quick):
@@ -123,14 +157,6 @@ def test_a_collapse_is_reported(capsys, quick):
     assert "warning: only 1 of 64 codes" in out.out + out.err
 
 
-def test_averages_forget_the_beginning():
-    """After n values the average is near their mean, not near the first."""
-    average, ema = torch.tensor(100.0), 0.999
-    for n in range(1, 200):
-        room.move_averages(ema, [average], [torch.tensor(1.0)], torch.tensor(n))
-    assert abs(average - 1) < 0.01
-
-
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_together(name):
     """dVAE and DALL·E agree on codes and grid; all captions' families exist."""
@@ -140,11 +166,222 @@ def test_presets_fit_together(name):
     assert isinstance(p.dvae_training, DVAETraining) and isinstance(p.dalle_training, DALLETraining)
 
 
-def test_reports_are_evenly_spread():
-    """Ten of any number of steps, the last one among them."""
-    for steps in (10, 12, 99, 1200):
-        ends = [step for step in range(steps) if room.is_report(step, steps)]
-        assert len(ends) == room.REPORTS and ends[-1] == steps - 1
+def test_a_run_goes_on_where_it_was_stopped(quick, tmp_path, monkeypatch):
+    """Stopped in each stage, between them and while the bundle is written: bit for bit the same folder."""
+    out = tmp_path / "run"
+    for where, times in (("Batch.to", 8), ("encode_once", 0), ("Batch.to", 5), ("Bundle.save", 0)):
+        with monkeypatch.context() as planted:
+            plant(planted, where, times)
+            with pytest.raises(Planted):
+                room.train(QUICK, out, seed=3)
+    room.train(QUICK, out, seed=3)
+    assert_same_run(out, quick)
+
+
+class Planted(Exception):
+    """Stands for whatever ends a run."""
+
+
+def plant(patch, where: str, times: int) -> None:
+    """End the run when a function of its is called once more than ``times``."""
+    owner, _, name = f"{room.__name__}.{where}".rpartition(".")
+    target = room if owner == room.__name__ else getattr(room, owner.rpartition(".")[2])
+    ours, calls = getattr(target, name), []
+
+    def stop(*arguments, **settings):
+        calls.append(1)
+        if len(calls) > times:
+            raise Planted
+        return ours(*arguments, **settings)
+
+    patch.setattr(target, name, stop)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": 4}, "seed = 3, now it is 4"),
+        (
+            {"preset": replace(QUICK, dvae=replace(QUICK.dvae, width=24))},
+            r"preset\.dvae\.width = 16, now it is 24",
+        ),
+        ({"filtered": True}, "filtered = None, now it is True"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path, monkeypatch):
+    """The setting is named, with what it was and is; nothing is written."""
+    out = tmp_path / "run"
+    plant(monkeypatch, "train_stages", 0)
+    with pytest.raises(Planted):
+        room.train(QUICK, out, seed=3)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=words):
+        room.train(**{"preset": QUICK, "out": out, "seed": 3, **change})
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
+    """Which disk, which checkpoint is intact, what to do; then the same call goes on."""
+    out, ours = tmp_path / "run", minidalle.checkpoint.write_atomically
+
+    def full(path, fill):
+        if path.name == "dvae-00000009.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        ours(path, fill)
+
+    monkeypatch.setattr(minidalle.checkpoint, "write_atomically", full)
+    with pytest.raises(OSError, match="is full; the last checkpoint, .*6.safetensors, is intact"):
+        room.train(QUICK, out, seed=3)
+    monkeypatch.setattr(minidalle.checkpoint, "write_atomically", ours)
+    room.train(QUICK, out, seed=3)
+
+
+# ------------------------------------------------------------------------------------ any pictures
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """The preset ci with a few steps and a small model."""
+    monkeypatch.setitem(PRESETS, "ci", QUICK)
+
+
+def command(monkeypatch, *arguments: object) -> int:
+    """Run ``minidalle`` as a reader would; its exit code."""
+    monkeypatch.setattr(sys, "argv", ["minidalle", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return stop.value.code
+
+
+@pytest.mark.slow
+def test_a_folder_of_odd_files_is_all_that_a_tinkerer_needs(tmp_path, monkeypatch, capsys, short):
+    """`train --data folder:…` learns the tokenizer from its captions, trains on its pictures, lists what it
+    could not use, and ends in a model that `draw --model` takes."""
+    monkeypatch.chdir(tmp_path)
+    data = f"folder:{odd_folder(tmp_path / 'odd')}"
+    assert command(monkeypatch, "train", "--data", data, "--preset", "ci", "--out", "mine") == 0
+    said = capsys.readouterr().out
+    assert "folder:odd, train:" in said and "unreadable" in said and "1 without a caption" in said
+    bundle = load(tmp_path / "mine")
+    assert len(bundle.tokenizer.ids("a picture of thing")) < 10, (
+        "the words of the captions are tokens"
+    )
+    assert len(bundle.tokenizer.ids("a picture of thing 17")) <= bundle.tokenizer.T
+    listed = [
+        json.loads(line) for line in (tmp_path / "mine/skipped.jsonl").read_text().splitlines()
+    ]
+    assert {line["name"] for line in listed} == {f"bad/{name}" for name in hostile()} | {
+        "no caption.png"
+    }
+    assert "--data folder:odd --preset ci" in bundle.card and "fingerprint" in bundle.card
+    assert str(tmp_path) not in bundle.card and "CC BY" not in bundle.card
+    assert bundle.name == "ci · folder:odd"
+    assert command(monkeypatch, "examine", "--model", "mine") == 2, "the judge knows the world only"
+    for caption in ("a picture of thing 3", "something else"):
+        assert command(monkeypatch, "draw", caption, "--n", 2, "--model", "mine") == 0
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_small_fits_together(tmp_path, monkeypatch):
+    """The preset for pictures of one's own, at its full size: three steps of every stage, then a drawing."""
+    small = preset("small")
+    stages = {
+        "dvae_training": replace(small.dvae_training, steps=3, batch=2),
+        "dalle_training": replace(small.dalle_training, steps=3, batch=2, pictures=4),
+    }
+    monkeypatch.setitem(PRESETS, "small", replace(small, **stages))
+    for name in ("p0", "p1", "p2"):
+        write(
+            tmp_path / f"in/{name}.png",
+            encoded(Image.new("RGB", (150, 140)), "PNG"),
+            f"black {name}",
+        )
+    data, out = f"folder:{tmp_path}/in", tmp_path / "run"
+    assert command(monkeypatch, "train", "--data", data, "--preset", "small", "--out", out) == 0
+    drawing = load(out).draw("black again")
+    assert drawing.pictures.shape == (1, 128, 128, 3) and drawing.tokens.shape == (1, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["emoji", "webdataset", "hub"])
+def test_every_kind_of_data_trains(tmp_path, monkeypatch, short, kind):
+    """From the command line to a model that draws."""
+    place = ""
+    if kind == "webdataset":
+        place = f":{img2dataset(tmp_path / 'tars', 3, 30, failed=2)}/{{00000..00002}}.tar"
+    elif kind == "hub":
+        datasets = pytest.importorskip("datasets")
+        pictures = [Image.new("RGB", (30, 20), (4 * k, 0, 0)) for k in range(60)]
+        rows = {"image": pictures, "text": [f"shade {k}" for k in range(60)]}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+        place = f":{tmp_path}/set"
+    elif not all(any(p.is_file() for p in places) for places in (FONTS, NAMES)):
+        pytest.skip("needs the packages fonts-noto-color-emoji and unicode-data")
+    out = tmp_path / "run"
+    assert command(monkeypatch, "train", "--data", kind + place, "--out", out) == 0
+    assert load(out).draw("a red heart").pictures.shape == (1, 24, 24, 3)
+
+
+def test_captions_longer_than_the_model_reads_are_cut_and_counted(tmp_path):
+    """Text positions grow with the captions, up to a limit; what is beyond is cut, and the log counts it."""
+    for k in range(40):
+        image = Image.new("RGB", (30, 30), (6 * k, 0, 0))
+        write(
+            tmp_path / f"in/{k}.png",
+            encoded(image, "PNG"),
+            f"{k}" + " many different words" * 30 * (k % 2),
+        )
+    room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    stages = {line["stage"]: line for line in lines}
+    assert stages["tokenizer"]["T"] == load(tmp_path / "run").dalle.config.T == room.LONGEST
+    assert 10 < stages["tokens"]["captions_cut"] < 30 and stages["tokens"]["pictures"] == 40
+
+
+def test_a_folder_too_small_for_a_test_split_is_reported(tmp_path, capsys):
+    """Reports are then of training pictures, and a line says so."""
+    write(tmp_path / "in/p0.png", encoded(Image.new("RGB", (9, 9)), "PNG"), "black")
+    room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
+    said = capsys.readouterr()
+    assert "warning: no picture fell into the test split" in said.out + said.err
+
+
+def test_stage_one_sees_mirror_images_and_stage_two_does_not(monkeypatch, tmp_path):
+    """What reaches the dVAE's training and what is encoded for DALL·E."""
+    for k in range(20):
+        image = Image.new("RGB", (40, 40), (255, 0, 0))
+        image.paste((0, 0, 255), (20, 0, 40, 40))
+        write(tmp_path / f"in/{k}.png", encoded(image, "PNG"), "red, then blue")
+    stages = []
+    for name, position in (("dvae_stage", 2), ("encode_once", 1)):
+        was = getattr(room, name)
+
+        def noted(*arguments, was=was, position=position):
+            stages.append(arguments[position])
+            return was(*arguments)
+
+        monkeypatch.setattr(room, name, noted)
+    room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
+    mirrored = [sum(int(s[k].picture[0, 0, 2]) > 128 for k in range(60)) for s in stages]
+    assert 15 < mirrored[0] < 45 and mirrored[1] == 0
+
+
+@pytest.mark.slow
+def test_a_run_on_shards_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """A streamed source is read again up to its place: the same bits, with two workers too."""
+    shards = img2dataset(tmp_path / "tars", 3, 30, failed=2)
+    data = f"webdataset:{shards}/{{00000..00002}}.tar"
+    for workers in (0, 2):
+        whole, out = tmp_path / f"whole{workers}", tmp_path / f"run{workers}"
+        settings = {"seed": 3, "data": data, "filtered": False, "workers": workers}
+        room.train(QUICK, whole, **settings)
+        for times in (5, 9):
+            with monkeypatch.context() as planted, pytest.raises(Planted):
+                plant(planted, "Batch.to", times)
+                room.train(QUICK, out, **settings)
+        room.train(QUICK, out, **settings)
+        assert_same_run(out, whole)
 
 
 # ------------------------------------------------------------------------------------- slow, honest

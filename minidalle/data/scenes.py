@@ -1,25 +1,12 @@
-"""Sources of (picture, caption), and the tokens of stage 2.  (Chapters 2 and 14)
+"""The world as a source: pictures of which every fact is known, drawn when asked for.  (Chapter 2)"""
 
-The one source so far is the `World`, with ``len`` and ``source[index] -> Example``. Pictures are uint8
-(H, W, 3) here and float32 (B, 3, H, W) in [0, 1] as soon as a model sees them.
-"""
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from .world import FAMILIES, SIZES, Scene, family
-
-
-class Example(NamedTuple):
-    """One captioned picture; ``scene`` holds its facts where they are known."""
-
-    picture: np.ndarray
-    caption: str
-    scene: Scene | None
+from .. import world
+from ..world import FAMILIES, SIZES, Scene, family
+from .base import Example, digest
 
 
 class World:
@@ -29,6 +16,9 @@ class World:
     split, seed, where: see `Family.example`. length: how many examples there are.
     Raises ValueError for unknown families, sizes, splits and slots.
     """
+
+    label = "world"
+    skipped: tuple[()] = ()
 
     def __init__(
         self,
@@ -62,22 +52,25 @@ class World:
         each = self.families[index % len(self.families)]
         return each.example(index // len(self.families), self.split, self.seed, self.where)
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the settings and of the code that draws: the pictures are a pure function of both."""
+        code = [
+            path.read_text("utf-8") for path in sorted(Path(world.__file__).parent.glob("*.py"))
+        ]
+        names = [each.name for each in self.families]
+        where = sorted((self.where or {}).items())
+        return digest("world", names, self.size, self.split, self.seed, where, self.length, code)
 
-def to_float(pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 pictures (H, W, 3) → one float32 tensor (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    def captions(self, n: int) -> list[str]:
+        """The captions of the first n examples."""
+        return [self.scene(index)[1] for index in range(min(n, self.length))]
 
+    def training(self, stage: int | None, seed: int) -> "World":
+        """Itself: every example is a new random one, and a mirrored one would belie its caption."""
+        return self
 
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """Float pictures (B, 3, H, W) in [0, 1] → uint8 (B, H, W, 3), rounded."""
-    return (pictures * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def batches(
-    source: World, batch: int, steps: int, first: int = 0
-) -> Iterator[tuple[Tensor, list[str], list[Scene]]]:
-    """``steps`` batches of consecutive examples: pictures (B, 3, H, W), captions, scenes."""
-    for step in range(steps):
-        examples = [source[first + step * batch + k] for k in range(batch)]
-        pictures, captions, scenes = zip(*examples, strict=True)
-        yield to_float(pictures), list(captions), list(scenes)
+    def report(self) -> str:
+        """What is drawn."""
+        names = ", ".join(each.name for each in self.families)
+        return f"{self.split}: as many pictures as are asked for, of {names}"
