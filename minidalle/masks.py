@@ -8,8 +8,8 @@ kind of layer is a set of offsets i − j that a query may look back:
     convolution  a·w + b ≥ 0, 0 ≤ a ≤ r, |b| ≤ r    a k×k window, r = k // 2, over the ends of rows
     full         0, 1, …, N − 1                     causal over the whole raster
 
-Paper: appendix B.1 and figure 11. It asks of the convolution only that it wraps as the row mask does; the rule above
-is ours. A mask is a bool tensor (queries, keys), True = may attend.
+Paper: appendix B.1 and figure 11. It asks of the convolution only that it wraps as the row mask does; the
+rule above is ours. A mask is a bool tensor (queries, keys), True = may attend.
 
 The stream is [start-of-text, T text tokens, start-of-image, N image tokens]. Its first P = T + 2 positions
 are the *prefix*: causal among themselves, seen by every image token in every layer.
