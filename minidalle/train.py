@@ -9,8 +9,6 @@ last one was stopped, and ends with the same weights.
 
 import errno
 import json
-import platform
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,9 +24,10 @@ from tqdm.auto import tqdm
 
 from . import checkpoint
 from .bundle import Bundle
+from .card import run_card
 from .dalle import DALLE, IGNORED, DALLEConfig
 from .data import Order, Reading, Source, generator_of, source, to_float, to_uint8
-from .device import autocast, choose_precision, describe
+from .device import autocast, describe
 from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
 from .files import write_atomically, write_json
 from .log import Log
@@ -385,70 +384,6 @@ def sample_captions(data: Source, tokenizer: Tokenizer, n: int = SHOWN) -> list[
             caption = caption[: len(caption) * 3 // 4]
         chosen[k] = caption
     return chosen
-
-
-def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
-    """A model card: where the bundle comes from, and the last figures of each stage of its log."""
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    last = {line["stage"]: line for line in lines}
-    sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
-    counts = [f"{k} {sum(p.numel() for p in m.parameters()):,}" for k, m in sizes.items()]
-    figures = [
-        f"- {stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "stage")
-        for stage, line in last.items()
-    ]
-    ours = data.label == "world"
-    preset = bundle.name.removesuffix(f" · {data.label}")
-    licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
-    pictures = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
-    if not ours:
-        pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
-    return "\n".join(
-        [
-            f"# minidalle · {bundle.name}",
-            "",
-            f"Weights for the package beside the book *minidalle*. {licence}",
-            "",
-            "## Provenance",
-            "",
-            f"- command: `minidalle train --data {data.label} --preset {preset} --seed {seed} --out …`",
-            f"- commit: {commit()}",
-            f"- machine: {machine(bundle.device)}",
-            f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
-            f"- parameters: {', '.join(counts)}",
-            f"- data: {pictures}",
-            "",
-            "## Last figures of each stage",
-            "",
-            "psnr_hard, codes, perplexity and nats per token are of pictures of the test split.",
-            "",
-            *figures,
-            "",
-        ]
-    )
-
-
-def commit() -> str:
-    """The commit of the code that runs, marked if files differ from it; "unknown" outside a checkout."""
-    here = Path(__file__).parent
-    ask = partial(subprocess.run, cwd=here, capture_output=True, text=True, check=False)
-    try:
-        if ask(["git", "ls-files", "--error-unmatch", Path(__file__).name]).returncode:
-            return "unknown"  # an installed copy, perhaps inside somebody else's checkout
-        name = ask(["git", "rev-parse", "HEAD"]).stdout.strip()
-        changed = ask(["git", "status", "--porcelain", "--", "."]).stdout.strip()
-    except FileNotFoundError:  # no git on this machine
-        return "unknown"
-    return (name or "unknown") + (" with local changes" if name and changed else "")
-
-
-def machine(device: torch.device) -> str:
-    """Architecture, processor, precision, Python and PyTorch in one line."""
-    dtype, _ = choose_precision(device)
-    threads = f"{torch.get_num_threads()} threads"
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
-    system = f"{platform.system()} {platform.machine()}, {where}"
-    return f"{system}, {str(dtype)[6:]}, Python {platform.python_version()}, PyTorch {torch.__version__}"
 
 
 def seeded(seed: int, build: Callable[[C], M], config: C) -> M:
