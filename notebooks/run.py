@@ -39,7 +39,8 @@ if importlib.util.find_spec("minidalle") is None:  # a fresh Colab, say
         raise SystemExit("run `pip install -e .` in the folder of pyproject.toml first")
     install = [sys.executable, "-m", "pip", "install", "--quiet"]  # torch, numpy stay
     subprocess.run([*install, "--no-deps", f"git+{{REPOSITORY}}"], check=True)
-    subprocess.run([*install, "safetensors", "tokenizers", "tqdm", "typer"], check=True)
+    needed = [{libraries}]
+    subprocess.run([*install, *needed], check=True)
 from minidalle import chapter
 
 DEVICE = chapter.begin()"""
@@ -52,9 +53,17 @@ def repository() -> str:
     return found[1] if found else ""
 
 
+def libraries() -> str:
+    """What the package needs, for pip, but for what Colab has in versions of its own that must stay."""
+    text = (FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
+    names = re.findall(r'"([\w-]+)', listed)
+    return ", ".join(f'"{name}"' for name in names if name not in ("numpy", "pillow", "torch"))
+
+
 def setup_cell() -> str:
     """The first code cell of every chapter."""
-    return SETUP.format(repository=repository())
+    return SETUP.format(repository=repository(), libraries=libraries())
 
 
 def time_line(name: str) -> str:
