@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
-.PHONY: help draw test quick book weights format clean
+.PHONY: help draw test quick book lab weights format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ quick: $(VENV)/.installed-test  ## Pass the tests that train nothing
 
 book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
+
+lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
+	$(BIN)/jupyter lab notebooks
 
 weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour on two cores)
 	$(BIN)/minidalle train --preset tiny --out runs/tiny

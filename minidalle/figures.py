@@ -130,11 +130,15 @@ def token_grid(
 
 
 def mask_picture(
-    mask: "np.ndarray | Tensor", alt: str, title: str = "", borders: Sequence[int] = ()
+    mask: "np.ndarray | Tensor",
+    alt: str,
+    title: str = "",
+    borders: Sequence[int] = (),
+    labels: tuple[str, str] = ("key: which position is looked at", "query: who looks"),
 ) -> Picture:
     """A mask (n, n), bool, dark where a position (row) may attend to a key (column).
 
-    borders: positions at which another part of the stream begins, drawn as lines.
+    borders: positions at which another part of the stream begins, drawn as lines. labels: of columns, rows.
     """
     import matplotlib.pyplot as plt
 
@@ -144,7 +148,7 @@ def mask_picture(
     for border in borders:
         ax.axhline(border - 0.5, color=ORANGE, linewidth=1)
         ax.axvline(border - 0.5, color=ORANGE, linewidth=1)
-    ax.set(xlabel="key: which position is looked at", ylabel="query: who looks", title=title)
+    ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
     ax.grid(False)
     return plotted(figure, alt)
 

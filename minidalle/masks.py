@@ -8,8 +8,8 @@ kind of layer is a set of offsets i − j that a query may look back:
     convolution  a·w + b ≥ 0, 0 ≤ a ≤ r, |b| ≤ r    a k×k window, r = k // 2, over the ends of rows
     full         0, 1, …, N − 1                     causal over the whole raster
 
-Paper: §2.2 and figure 11. It asks of the convolution only that it wraps as the row mask does; the rule above
-is ours. A mask is a bool tensor (queries, keys), True = may attend.
+Paper: appendix B.1 and figure 11. It asks of the convolution only that it wraps as the row mask does; the
+rule above is ours. A mask is a bool tensor (queries, keys), True = may attend.
 
 The stream is [start-of-text, T text tokens, start-of-image, N image tokens]. Its first P = T + 2 positions
 are the *prefix*: causal among themselves, seen by every image token in every layer.
@@ -155,7 +155,7 @@ def _fill(queries: list[Tensor], keys: list[Tensor], prefix: int, back: Tensor) 
 
 
 def layer_schedule(L: int) -> tuple[str, ...]:
-    """The kind of each layer (paper, §2.2): column where (i − 2) mod 4 = 0, else row; the last one
+    """The kind of each layer (paper, appendix B.1): column where (i − 2) mod 4 = 0, else row; the last one
     convolutional. i counts from 1: row, column, row, row, row, column, …, convolution.
 
     Raises ValueError for no layers at all.

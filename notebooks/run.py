@@ -2,14 +2,16 @@
 
     python notebooks/run.py 03_text_tokens          the .md half → executed .ipynb; minutes → times.json
     python notebooks/run.py --minutes               only the minutes, of all chapters (on a GPU machine, say)
-    python notebooks/run.py --refresh               only what is generated: setup cells and time lines
+    python notebooks/run.py --refresh               only what is generated: setup cells, time lines, list
 
 A chapter runs as a reader's would: in an empty folder, every cell in order. What is generated in it is
-written here: the setup cell, which names the repository of pyproject.toml, and the line of its minutes.
+written here: the setup cell, which names the repository of pyproject.toml, and the line of its minutes;
+and the README's list of chapters.
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -23,6 +25,8 @@ from jupytext.config import load_jupytext_config
 
 FOLDER = Path(__file__).parent
 TIMES = FOLDER / "times.json"
+README = FOLDER.parent / "README.md"
+LIST = re.compile(r"(<!-- chapters: .*? -->\n).*?(<!-- /chapters -->)", re.DOTALL)
 TIME_LINE = re.compile(r"^\*\*Time\.\*\* .*$", re.MULTILINE)
 SETUP = """\
 import importlib.util
@@ -65,6 +69,28 @@ def time_line(name: str) -> str:
 def spoken(minutes: float) -> str:
     """0.4 → "24 seconds", 2.5 → "2.5 minutes"."""
     return f"{minutes * 60:.0f} seconds" if minutes < 1 else f"{minutes:.1f} minutes"
+
+
+def chapter_list() -> str:
+    """The README's table: a row for each chapter that is written."""
+    table = json.loads(TIMES.read_text(encoding="utf-8"))
+    rows = ["| chapter | CPU |", "|---|---|"]
+    for path in sorted(FOLDER.glob("[0-9]*.md")):
+        title = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
+        minutes = table.get(path.stem, {}).get("cpu")
+        took = "not measured" if minutes is None else rounded(minutes)
+        rows.append(f"| [{title}](notebooks/{path.stem}.ipynb) | {took} |")
+    return "\n".join(rows) + "\n"
+
+
+def rounded(minutes: float) -> str:
+    """For the list, which should not change with every run: 0.4 → "under a minute", 2.1 → "3 minutes"."""
+    return "under a minute" if minutes < 1 else f"{math.ceil(minutes)} minutes"
+
+
+def with_chapters(readme: str) -> str:
+    """The README's text with its list of chapters renewed."""
+    return LIST.sub(lambda found: found[1] + chapter_list() + found[2], readme)
 
 
 def refresh(notebook: nbformat.NotebookNode, name: str) -> None:
@@ -137,6 +163,7 @@ def main() -> None:
         if not options.minutes:
             refresh(notebook, name)
             write(notebook, name)
+    README.write_text(with_chapters(README.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Chapters: the rules of `chapters` hold for each, and every cell runs from the wheel, in an empty folder."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,14 @@ def test_there_are_chapters():
     assert [path.stem for path in CHAPTERS][:1] == ["00_start"]
     halves = {path.stem for path in (ROOT / "notebooks").glob("[0-9]*.md")}
     assert {path.stem for path in CHAPTERS} == halves
+
+
+def test_the_readme_lists_the_chapters_that_are_written():
+    """Each with its minutes, as `run.py --refresh` writes them; a list without its rows is noticed."""
+    readme = chapters.run.README.read_text(encoding="utf-8")
+    listed = re.findall(r"\(notebooks/(\w+)\.ipynb\)", readme)
+    assert listed == [path.stem for path in CHAPTERS]
+    assert chapters.run.with_chapters(readme) == readme
 
 
 @each_chapter

@@ -12,7 +12,8 @@ from PIL import Image, ImageDraw
 Colour = tuple[int, int, int]
 Points = list[tuple[float, float]]
 
-# Eight colours that differ in lightness as well as in hue, so that a colour-blind reader can follow.
+# Eight colours with everyday names. Blue and purple, red and green, orange and yellow come near each
+# other for a colour-blind reader (chapter 2 measures it), so no figure may rely on colour alone.
 PALETTE: dict[str, Colour] = {
     "red": (213, 43, 30),
     "orange": (245, 140, 20),
