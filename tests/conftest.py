@@ -11,11 +11,17 @@ settings.register_profile("ci", deadline=None, derandomize=True, max_examples=25
 settings.load_profile("ci")
 
 
+THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Tiny models do not wait for threads, and two runs that must agree to the bit have equally many: set
+    before any fixture is made, since a fixture may train too."""
+    torch.set_num_threads(THREADS if item.get_closest_marker("slow") else 1)
+
+
 @pytest.fixture(autouse=True)
-def _seeded(request):
-    """Every test starts from the same global seed, and tiny models do not wait for threads."""
+def _seeded():
+    """Every test starts from the same global seed."""
     torch.manual_seed(0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads if request.node.get_closest_marker("slow") else 1)
-    yield
-    torch.set_num_threads(threads)

@@ -103,7 +103,9 @@ def launch(
         command += ["--dynamo_backend", "no", "--main_process_port", "0"]
     command += [str(Path(__file__)), str(out), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=check, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert not check or ended.returncode == 0, ended.stderr[-3000:]
+    return ended
 
 
 def die_while_writing(n: int) -> None:

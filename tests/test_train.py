@@ -34,12 +34,9 @@ SCORED = 77  # the seed of the captions; nothing is trained or chosen on them
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> Path:
-    """A run of a few steps, on one thread like the tests that compare themselves with it to the bit."""
+    """A run of a few steps."""
     out = tmp_path_factory.mktemp("runs") / "quick"
-    threads = torch.get_num_threads()  # made before the tests' own fixture sets them
-    torch.set_num_threads(1)
     room.train(QUICK, out, seed=3)
-    torch.set_num_threads(threads)
     return out
 
 
