@@ -135,8 +135,8 @@ return {shown, first: +knob.getAttribute("value"),
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_sliders_move_by_keys_and_by_mouse(site, page, tmp_path):
-    """The frame that the author chose is visible, the next after an arrow key, the last after a click at the
-    knob's far end."""
+    """The frame that the author chose is visible, its neighbour after an arrow key, the frame at an end of
+    the knob after a click there. A slider that begins at its last frame is moved to the left."""
     with chromium(tmp_path) as tab:
         tab.open((site / page).as_uri())
         knob = "document.querySelector('.minidalle-slider input')"
@@ -144,11 +144,13 @@ def test_sliders_move_by_keys_and_by_mouse(site, page, tmp_path):
         tab.ask(f"{knob}.focus()")
         start = tab.ask(STATE)
         assert start["shown"][start["first"]] and sum(start["shown"]) == 1
-        tab.press("ArrowRight")
+        at_the_end = start["first"] == len(start["shown"]) - 1
+        tab.press("ArrowLeft" if at_the_end else "ArrowRight")
         second = tab.ask(STATE)
-        assert second["shown"][start["first"] + 1] and sum(second["shown"]) == 1
+        neighbour = start["first"] + (-1 if at_the_end else 1)
+        assert second["shown"][neighbour] and sum(second["shown"]) == 1
         assert second["said"] == second["written"] != start["said"]
-        tab.click(second["right"] - 3, second["y"])
+        tab.click(second["left"] + 3 if at_the_end else second["right"] - 3, second["y"])
         last = tab.ask(STATE)
-        assert last["shown"][-1] and sum(last["shown"]) == 1
+        assert last["shown"][0 if at_the_end else -1] and sum(last["shown"]) == 1
         assert not tab.errors
