@@ -66,10 +66,12 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
 def attend_apart(q: Tensor, parts: Sequence[Tensor]) -> Tensor:
     """`attend` to keys and values that lie in several places, each (2, …, m, d_head): one softmax over all of
     them, and nothing is moved together but the scores."""
+    keys, values = zip(*(part.unbind() for part in parts), strict=True)
     q = q / math.sqrt(q.shape[-1])
-    weights = torch.cat([q @ k.transpose(-2, -1) for k, _ in parts], -1).softmax(-1)
-    pieces = weights.split([k.shape[-2] for k, _ in parts], -1)
-    return sum(weight @ v for weight, (_, v) in zip(pieces, parts, strict=True))
+    weights = torch.cat([q @ k.transpose(-2, -1) for k in keys], -1).softmax(-1)
+    pieces = weights.split([k.shape[-2] for k in keys], -1)
+    first, *others = (weight @ v for weight, v in zip(pieces, values, strict=True))
+    return sum(others, first)
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -139,9 +141,9 @@ class Attention(nn.Module):
         """n new positions (B, n, D) from ``start`` on: writes their keys and values into kv
         (2, B, H, P + N, d_head), then attends to the positions ``where`` alone, slices or indices of them.
         With a mask (n, m) that is a single slice."""
-        q, k, v = self.heads(x)
-        kv[0, :, :, start : start + x.shape[1]] = k
-        kv[1, :, :, start : start + x.shape[1]] = v
+        qkv = self.heads(x)
+        q = qkv[0]
+        kv[:, :, :, start : start + x.shape[1]] = qkv[1:]
         parts = [fetch(kv, each) for each in where]
         out = attend_apart(q, parts) if mask is None else attend(q, *parts[0], mask)
         return self.out(out.transpose(1, 2).flatten(2))
