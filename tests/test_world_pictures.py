@@ -1,6 +1,5 @@
 """Context, creatures, translation and time: what their captions say, and what they leave open, is drawn."""
 
-import hashlib
 import itertools
 import math
 import random
@@ -39,34 +38,6 @@ def samples(family: str, n: int = 4000) -> list[Scene]:
 
 
 # ----------------------------------------------------------------------------------------- all of them
-
-GOLDEN = {
-    ("context", 0, 24): "97b3f8151d356060",
-    ("context", 1, 32): "a86856d4bab894cb",
-    ("context", 2, 64): "5cfaf933dc3d739f",
-    ("context", 3, 128): "7e13c27bfc469df3",
-    ("creatures", 0, 24): "38dd3bf5fb77d205",
-    ("creatures", 1, 32): "e9cb2ee5aeefd6db",
-    ("creatures", 2, 64): "22622699b6e03390",
-    ("creatures", 3, 128): "1b431cf0e74d2225",
-    ("time", 0, 24): "5b231c9e8ccb00b1",
-    ("time", 1, 32): "7cc68f281d4be157",
-    ("time", 2, 64): "a3201853c2bce2bc",
-    ("time", 3, 128): "a68faf610b91ee4e",
-    ("translation", 0, 24): "994a89e03e293acf",
-    ("translation", 1, 32): "2c98993b78add7a0",
-    ("translation", 2, 64): "30cd2f11e5170c1d",
-    ("translation", 3, 128): "4303594bcf2a78a1",
-}
-
-
-@pytest.mark.parametrize(("name", "index", "size"), GOLDEN)
-def test_pictures_are_the_same_on_every_machine(name, index, size):
-    """The bytes of a few scenes, captions and pictures, recorded once."""
-    scene, caption = FAMILIES[name].example(index)
-    picture = FAMILIES[name].draw(scene, size)
-    digest = hashlib.sha256(scene.digest() + caption.encode() + picture.tobytes()).hexdigest()
-    assert digest[:16] == GOLDEN[name, index, size]
 
 
 @pytest.mark.parametrize("name", NAMES)

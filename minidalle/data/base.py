@@ -61,6 +61,33 @@ class Source(Protocol):
         """How many pictures there are, and how many were left out, for which reasons."""
 
 
+class Endless:
+    """A source's examples without end, in random order, augmented for a stage; a subclass says how to get at
+    them. stage: 1 (dVAE), 2 (DALL·E) or None for the plain middle square."""
+
+    def __init__(self, source: Source, stage: int | None, seed: int):
+        self.source, self.stage, self.seed = source, stage, seed
+        self.size, self.split, self.label = source.size, source.split, source.label
+        self.skipped = source.skipped
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the source, the augmentation and the order."""
+        return digest(self.source.fingerprint, self.stage, self.seed)
+
+    def captions(self, n: int) -> list[str]:
+        """The source's."""
+        return self.source.captions(n)
+
+    def training(self, stage: int | None, seed: int) -> "Endless":
+        """The same pictures for another stage or in another order."""
+        return type(self)(self.source, stage, seed)
+
+    def report(self) -> str:
+        """The source's."""
+        return self.source.report()
+
+
 def check_split(split: str) -> str:
     """Raise ValueError for a split that pictures from elsewhere do not have."""
     if split not in SPLITS:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import IterableDataset
 
-from .base import Example, Skipped, check_size, check_split, clean, digest, split_of
+from .base import Endless, Example, Skipped, check_size, check_split, clean, digest, split_of
 from .filters import ASPECT, BOILERPLATE, FOREIGN, SHORT, aspect_fault, caption_fault
 from .pictures import AUGMENTATIONS, SUFFIXES, Crop, middle, open_picture
 from .stored import NO_CAPTION, UNREADABLE
@@ -129,33 +129,11 @@ class Shards(IterableDataset):
         return counter
 
 
-class EndlessShards(IterableDataset):
+class EndlessShards(Endless, IterableDataset):
     """Shards without end: each epoch in a new order of shards, samples shuffled in a buffer, augmented anew.
 
     A pure function of (source, stage, seed) and of the number of readers.
     """
-
-    def __init__(self, source: Shards, stage: int | None, seed: int):
-        self.source, self.stage, self.seed = source, stage, seed
-        self.size, self.split, self.label = source.size, source.split, source.label
-        self.skipped = source.skipped
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the source, the augmentation and the order."""
-        return digest(self.source.fingerprint, self.stage, self.seed)
-
-    def captions(self, n: int) -> list[str]:
-        """The source's."""
-        return self.source.captions(n)
-
-    def training(self, stage: int | None, seed: int) -> "EndlessShards":
-        """The same pictures for another stage or in another order."""
-        return EndlessShards(self.source, stage, seed)
-
-    def report(self) -> str:
-        """The source's."""
-        return self.source.report()
 
     def __iter__(self) -> Iterator[Example]:
         counter = self.source._fresh_counter()

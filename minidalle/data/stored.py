@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..show import quiet
-from .base import Example, Skipped, check_size, check_split, digest, split_of, told
+from .base import Endless, Example, Skipped, check_size, check_split, digest, split_of, told
 from .filters import aspect_fault, caption_fault
 from .pictures import AUGMENTATIONS, middle, open_picture
 
@@ -66,37 +66,18 @@ class Pictures(ABC):
         return text.encode(errors="replace").decode()  # a file's name can be no Unicode text
 
 
-class Epochs:
+class Epochs(Endless):
     """Pictures without end: epoch after epoch, each in a new order, each picture augmented anew.
 
     ``epochs[position]`` is a pure function of (source, stage, seed, position), so that a run goes on where it
-    stopped, and any number of workers can share the positions. stage: 1 (dVAE), 2 (DALL·E) or None for the
-    plain middle square. Where a picture has several captions, one is drawn.
+    stopped, and any number of workers can share the positions. Where a picture has several captions, one is
+    drawn.
     """
 
     def __init__(self, source: Pictures, stage: int | None, seed: int):
         if not len(source):
             raise ValueError(f"{source.label} has no picture in its {source.split} split")
-        self.source, self.stage, self.seed = source, stage, seed
-        self.size, self.split, self.label = source.size, source.split, source.label
-        self.skipped = source.skipped
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the source, the augmentation and the order."""
-        return digest(self.source.fingerprint, self.stage, self.seed)
-
-    def captions(self, n: int) -> list[str]:
-        """The source's."""
-        return self.source.captions(n)
-
-    def training(self, stage: int | None, seed: int) -> "Epochs":
-        """The same pictures for another stage or in another order."""
-        return Epochs(self.source, stage, seed)
-
-    def report(self) -> str:
-        """The source's."""
-        return self.source.report()
+        super().__init__(source, stage, seed)
 
     def __len__(self) -> int:
         """As many as the world has, for who asks; there is an example at every position beyond."""
