@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from .dalle import DALLEConfig
 from .dvae import DVAEConfig
+from .world import FAMILIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class DVAETraining(Training):
 
     The learning rate falls to a hundredth. tau: first and last temperature; reached after ``tau_share`` of
     the steps. beta: KL weight on the paper's scale, reached after ``beta_share``. balance: weight of the
-    marginal KL (ours), of the examples that one process computes at once.
+    marginal KL (ours), of the examples that one process computes at once. muon_lr: of the residual blocks'
+    kernels (Muon, ours); None leaves them to AdamW, as in the paper.
     """
 
     tau: tuple[float, float]
@@ -56,6 +58,7 @@ class DVAETraining(Training):
     beta: float
     beta_share: float
     balance: float
+    muon_lr: float | None = None
     weight_decay: float = 1e-4
 
 
@@ -110,18 +113,18 @@ CI = Preset(
 
 TINY = Preset(
     name="tiny",
-    families=("attributes", "objects", "lettering"),
+    families=tuple(FAMILIES),
     dvae=DVAEConfig(
-        size=64, K=256, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
+        size=64, K=512, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
         bottleneck=2, patch=4, logit_norm=True, likelihood="gaussian",
     ),
-    dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
+    dalle=DALLEConfig(V=1024, T=20, K=512, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
-        balance=0.2, clip=50.0, ema=0.999,
+        steps=18_000, batch=16, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        beta_share=0.0, balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=6_500, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=120_000
+        steps=10_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=160_000
     ),
 )  # fmt: skip
 

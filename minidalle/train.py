@@ -117,13 +117,22 @@ def dvae_stage(
         settings=t,
         load=load,
         loss=loss,
-        optimizer=lambda model: adamw(model, t.lr, (0.9, 0.999), t.weight_decay),
+        optimizer=partial(dvae_optimizer, t),
         rate=lambda step: warmup(step, t.warmup) * cosine(step, 1.0, 0.01, t.steps),
         figures=schedules,
         examine=lambda model: examine_dvae(model, unseen.pictures),
         sample=lambda model: reconstructions(model, unseen),
         blocks=(Block,),
     )
+
+
+def dvae_optimizer(t: DVAETraining, model: DVAE) -> torch.optim.Optimizer:
+    """The paper's AdamW, or Muon for the residual blocks' kernels and AdamW for the rest."""
+    if t.muon_lr is None:
+        return adamw(model, t.lr, (0.9, 0.999), t.weight_decay)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    kernels = [p for block in blocks for p in block.parameters() if p.ndim == 4]
+    return muon_and_adamw(model, kernels, t.muon_lr, t.lr, (0.9, 0.999), t.weight_decay)
 
 
 @torch.inference_mode()
