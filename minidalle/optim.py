@@ -64,7 +64,9 @@ def muon_and_adamw(
     return Together(
         [
             Muon(matrices, muon_lr),
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8),
+            torch.optim.AdamW(
+                [g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8, fused=True
+            ),
         ]
     )
 
