@@ -13,6 +13,7 @@ Every number of the others is ours, found by trying; the docstrings below give t
 
 from dataclasses import dataclass, field
 
+from .clip import CLIPConfig
 from .dalle import DALLEConfig
 from .dvae import DVAEConfig
 from .world import FAMILIES
@@ -80,9 +81,29 @@ class DALLETraining(Training):
     weight_decay: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class CLIPTraining(Training):
+    """Stage 3, ours: the paper used a CLIP that was there already (Radford et al. 2021: 32 epochs of 400M
+    pairs, batch 32,768, AdamW (0.9, 0.98), decay 0.2, half a cosine after 2000 steps).
+
+    The learning rates rise for ``warmup`` steps and fall along half a cosine to a hundredth. muon_lr: as in
+    `DALLETraining`. families: of the world in one batch (`FewFamilies`), so that most negatives are near.
+    decoded: share of steps whose pictures are the dVAE's, as all are that CLIP will rank.
+    """
+
+    muon_lr: float | None
+    families: int
+    decoded: float
+    clip: float = 1.0
+    weight_decay: float = 0.2
+
+
 @dataclass(frozen=True)
 class Preset:
-    """What to train on and how. where: allowed slot values, per `Family.example`."""
+    """What to train on and how. where: allowed slot values, per `Family.example`.
+
+    clip, clip_training: None trains none.
+    """
 
     name: str
     families: tuple[str, ...]
@@ -91,6 +112,8 @@ class Preset:
     dvae_training: DVAETraining
     dalle_training: DALLETraining
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    clip: CLIPConfig | None = None
+    clip_training: CLIPTraining | None = None
 
 
 CI = Preset(
@@ -109,6 +132,10 @@ CI = Preset(
     dalle_training=DALLETraining(
         steps=1500, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
     ),
+    clip=CLIPConfig(size=24, V=384, T=7, D=64, H=4, L=1, E=64, width=32, halvings=2),
+    clip_training=CLIPTraining(
+        steps=200, batch=64, lr=2e-3, muon_lr=0.02, warmup=20, families=1, decoded=0.75
+    ),
 )  # fmt: skip
 
 TINY = Preset(
@@ -125,6 +152,10 @@ TINY = Preset(
     ),
     dalle_training=DALLETraining(
         steps=10_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=160_000
+    ),
+    clip=CLIPConfig(size=64, V=640, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
+    clip_training=CLIPTraining(
+        steps=2000, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
     ),
 )  # fmt: skip
 
