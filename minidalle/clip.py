@@ -140,7 +140,9 @@ class CLIP(nn.Module):
         self.text_embedding = nn.Embedding(c.V, c.D)
         self.text_position = nn.Embedding(c.T, c.D)
         self.text_tower = Tower(c)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+        self.log_scale = nn.Parameter(
+            torch.full((1,), math.log(FIRST_SCALE))
+        )  # FSDP takes no scalar
         initialise(self)
 
     @property
