@@ -153,9 +153,9 @@ TINY = Preset(
     dalle_training=DALLETraining(
         steps=10_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=160_000
     ),
-    clip=CLIPConfig(size=64, V=640, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
+    clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
-        steps=2000, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
+        steps=1600, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
     ),
 )  # fmt: skip
 

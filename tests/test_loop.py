@@ -37,7 +37,7 @@ from minidalle.optim import (
     orthogonal,
 )
 from minidalle.presets import Training, preset
-from minidalle.train import dalle_optimizer
+from minidalle.stages import dalle_optimizer
 
 STEPS = Training(
     steps=20, batch=4, lr=1e-2, warmup=2, clip=1.0, weight_decay=0.1, ema=0.9, save_every=4
