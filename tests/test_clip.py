@@ -83,12 +83,12 @@ def test_a_perfectly_aligned_batch_finds_everything():
 
 
 def test_the_two_shares_are_two_directions():
-    """All pictures alike near the first caption: only that caption is found, and one picture by chance."""
-    captions = torch.eye(4)
-    found = contrast(captions[:1].expand(4, 4), captions, torch.tensor(9.0))
-    assert found.captions_found == 0.25
-    one_picture = contrast(captions, captions[1:2].expand(4, 4), torch.tensor(9.0))
-    assert one_picture.pictures_found == 0.25
+    """Both pictures find their caption, but only the second caption its picture; and the other way round."""
+    similarities, one = torch.tensor([[2.0, 1.0], [3.0, 4.0]]), torch.tensor(1.0)
+    found = contrast(similarities, torch.eye(2), one)
+    assert (found.captions_found, found.pictures_found) == (1, 0.5)
+    found = contrast(torch.eye(2), similarities, one)
+    assert (found.captions_found, found.pictures_found) == (0.5, 1)
 
 
 def test_equal_captions_are_no_negatives():
