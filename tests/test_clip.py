@@ -196,7 +196,7 @@ def test_a_row_does_not_depend_on_its_batch():
 def test_the_temperature_begins_as_in_clip_and_is_clipped():
     """1 / 0.07; never above 100, and the gradient still leads back from there."""
     model = CLIP(CLIPConfig(8, 20, 4, 16, 2, 1, 8, 4, 1))
-    assert float(model.scale) == pytest.approx(1 / 0.07, rel=1e-6)
+    assert float(model.scale.detach()) == pytest.approx(1 / 0.07, rel=1e-6)
     for beyond in (math.log(LARGEST_SCALE) + 1e-3, 7.0, 50.0):
         torch.nn.init.constant_(model.log_scale, beyond)
         model.log_scale.grad = None
