@@ -14,7 +14,7 @@ from sphinx.environment import BuildEnvironment
 
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"
 QUOTED = re.compile(r"(``[^`]+``|`[^`]+`)")
-CHAPTERS = re.compile(r"\bChapters? (?:\d+(?:, | and | to )?)+")
+CHAPTERS = re.compile(r"\b[Cc]hapters? (?:\d+(?:, | and | to )?)+")
 
 
 def as_rst(app: Sphinx, what: str, name: str, obj: object, options: dict, lines: list[str]) -> None:
@@ -55,6 +55,13 @@ def chapter(number: int) -> str:
     return str(number)
 
 
+def readable(
+    app: Sphinx, what: str, name: str, obj: object, options: dict, signature: str, returns: str
+) -> tuple[str, str] | None:
+    """A default that has no source text, like a dataclass's <factory>, is three dots: Python can read it."""
+    return (re.sub(r"= <[^=]*>", "= ...", signature), returns) if signature else None
+
+
 def leave_out(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: dict) -> bool | None:
     """The fields of named tuples, whose generated docstrings say nothing, are not shown."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
@@ -70,6 +77,7 @@ def unlinked(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect all of it."""
     app.connect("autodoc-process-docstring", as_rst)
+    app.connect("autodoc-process-signature", readable)
     app.connect("autodoc-skip-member", leave_out)
     app.connect("missing-reference", unlinked)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
