@@ -47,7 +47,7 @@ class Page:
         return answer
 
     def open(self, uri: str, dark: bool = False, width: int = 1200, height: int = 900) -> None:
-        """Load a page and wait until it has loaded. Colours change at once, as for people who want no motion."""
+        """Load a page and wait until it has loaded. Nothing moves, as for people who want that."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
         wants = {"color-scheme": "dark" if dark else "light", "reduced-motion": "reduce"}

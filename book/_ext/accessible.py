@@ -21,7 +21,9 @@ def mend(
     body = context.get("body", "")
     for wrong, right in MENDED.items():
         body = body.replace(wrong, right)
-    if pagename == "_modules/index":  # viewcode puts lists into a list, beside its items; names say it too
+    if (
+        pagename == "_modules/index"
+    ):  # viewcode puts lists into a list, beside its items; names say it too
         body = body.replace("</li>\n<ul>", "</li>\n").replace("</ul>", "") + "</ul>"
     context["body"] = body
 

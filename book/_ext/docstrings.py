@@ -62,7 +62,9 @@ def readable(
     return (re.sub(r"= <[^=]*>", "= ...", signature), returns) if signature else None
 
 
-def leave_out(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: dict) -> bool | None:
+def leave_out(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: dict
+) -> bool | None:
     """The fields of named tuples, whose generated docstrings say nothing, are not shown."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
 
