@@ -233,7 +233,7 @@ def test_axe_finds_planted_faults(tmp_path):
     """The test above can fail: a picture without a description, text that is too pale."""
     page = tmp_path / "faults.html"
     page.write_text(
-        "<html lang=en><title>x</title><main><h1>x</h1><img src=x><p style='color:#ccc'>y"
+        "<html lang=en><title>x</title><main><h1>x</h1><img src=x><p style='color:#ccc'>too pale"
     )
     with chromium(tmp_path / "profile") as tab:
         tab.open(page.as_uri())
