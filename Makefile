@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
-.PHONY: help draw test quick book lab weights format clean
+.PHONY: help draw test quick book pictures lab weights format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,15 @@ quick: $(VENV)/.installed-test  ## Pass the tests that train nothing
 
 book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
+
+pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the bundled weights
+	$(BIN)/minidalle draw --n 1 --seed 0 --out book/_static/drawn.png \
+	  "a small red circle above a blue square" \
+	  "three large striped purple stars" \
+	  "a stack of three cubes: green on top of yellow on top of red" \
+	  "a yellow sign that says cat" \
+	  "two large orange hearts" \
+	  "a large dotted green triangle"
 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks

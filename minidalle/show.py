@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,25 @@ def enlarge(picture: np.ndarray, side: int = CELL) -> Image.Image:
     )
 
 
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: unlike Pillow's own font it has é, ×, τ, β and →."""
+    import matplotlib
+
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size
+    )
+
+
+def wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """The text in lines of at most ``width`` pixels, broken between words where that is possible."""
+    for characters in range(max(1, min(len(text), width // 3)), 0, -1):
+        lines = textwrap.wrap(text, characters) or [""]
+        if all(font.getlength(line) <= width for line in lines):
+            break
+    return lines
+
+
 def grid(
     pictures: Sequence[np.ndarray],
     captions: Sequence[str],
@@ -105,11 +125,11 @@ def grid(
     columns = columns or min(len(pictures), max(1, math.ceil(math.sqrt(len(pictures)))))
     tiles = [enlarge(picture) for picture in pictures]
     side = tiles[0].width
-    small, large = ImageFont.load_default(15), ImageFont.load_default(19)
-    words = [textwrap.wrap(caption, side // 8) or [""] for caption in captions]
+    small, large = font(14), font(18)
+    words = [wrapped(caption, side, small) for caption in captions]
     below = 20 * max(len(lines) for lines in words) + MARGIN
     width = columns * (side + MARGIN) + MARGIN
-    heading = textwrap.wrap(title, width // 10)
+    heading = wrapped(title, width - 2 * MARGIN, large) if title else []
     top = 26 * len(heading) + MARGIN
     rows = math.ceil(len(tiles) / columns)
     sheet = Image.new("RGB", (width, top + rows * (side + below) + MARGIN), PAPER)

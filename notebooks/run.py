@@ -58,7 +58,8 @@ def libraries() -> str:
     text = (FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1]
     names = re.findall(r'"([\w-]+)', listed)
-    return ", ".join(f'"{name}"' for name in names if name not in ("numpy", "pillow", "torch"))
+    stay = ("matplotlib", "numpy", "pillow", "torch")
+    return ", ".join(f'"{name}"' for name in names if name not in stay)
 
 
 def setup_cell() -> str:
@@ -80,15 +81,25 @@ def spoken(minutes: float) -> str:
     return f"{minutes * 60:.0f} seconds" if minutes < 1 else f"{minutes:.1f} minutes"
 
 
+def colab(name: str) -> str:
+    """A link that opens a chapter in Colab, which knows GitHub only; nothing without a repository there."""
+    on_github = re.fullmatch(r"https://github\.com/([^/]+/[^/]+?)(\.git)?/?", repository())
+    place = "https://colab.research.google.com/github"
+    return f"{place}/{on_github[1]}/blob/main/notebooks/{name}.ipynb" if on_github else ""
+
+
 def chapter_list() -> str:
     """The README's table: a row for each chapter that is written."""
     table = json.loads(TIMES.read_text(encoding="utf-8"))
     rows = ["| chapter | CPU |", "|---|---|"]
+    if colab(""):
+        rows = ["| chapter | CPU | run it |", "|---|---|---|"]
     for path in sorted(FOLDER.glob("[0-9]*.md")):
         title = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)[1]
         minutes = table.get(path.stem, {}).get("cpu")
         took = "not measured" if minutes is None else rounded(minutes)
-        rows.append(f"| [{title}](notebooks/{path.stem}.ipynb) | {took} |")
+        badge = f" [Colab]({link}) |" if (link := colab(path.stem)) else ""
+        rows.append(f"| [{title}](notebooks/{path.stem}.ipynb) | {took} |{badge}")
     return "\n".join(rows) + "\n"
 
 

@@ -47,11 +47,12 @@ class Page:
         return answer
 
     def open(self, uri: str, dark: bool = False, width: int = 1200, height: int = 900) -> None:
-        """Load a page and wait until it has loaded."""
+        """Load a page and wait until it has loaded. Nothing moves, as for people who want that."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        wants = {"color-scheme": "dark" if dark else "light", "reduced-motion": "reduce"}
+        features = [{"name": f"prefers-{name}", "value": value} for name, value in wants.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,

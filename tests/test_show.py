@@ -17,7 +17,19 @@ from PIL import Image
 
 import minidalle.show as room
 from minidalle.files import write_atomically, write_json
-from minidalle.show import CELL, MARGIN, Curves, Drawing, curves, enlarge, grid, png_html, quiet
+from minidalle.show import (
+    CELL,
+    MARGIN,
+    Curves,
+    Drawing,
+    curves,
+    enlarge,
+    font,
+    grid,
+    png_html,
+    quiet,
+    wrapped,
+)
 
 
 def pictures(n: int, size: int = 8) -> np.ndarray:
@@ -74,6 +86,21 @@ def test_long_captions_make_room():
     short = grid(pictures(1), ["a red circle"])
     long = grid(pictures(1), ["a red circle above a blue square " * 5])
     assert long.height > short.height and long.width == short.width
+
+
+@given(st.text("aiW τé→", max_size=60).map(str.strip), st.integers(40, 300))
+def test_lines_fit_and_keep_every_word(text, width):
+    """Whatever the letters' widths."""
+    lines = wrapped(text, width, font(14))
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert all(font(14).getlength(line) <= width for line in lines)
+
+
+@pytest.mark.parametrize("letter", list("éñßø×τβλ→≤½“”…−·"))
+def test_letters_beyond_ascii_are_drawn(letter):
+    """And not the box that stands for a missing one."""
+    shape, missing = (bytes(font(14).getmask(each)) for each in (letter, "\uffff"))
+    assert any(shape) and shape != missing
 
 
 def test_a_title_makes_room():

@@ -8,12 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import chapters
 import pytest
 from browser import chromium
 
+import minidalle
+
 ROOT = Path(__file__).parent.parent
 CHAPTERS = [f"notebooks/{path.stem}.html" for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
-BOOK = [f"book/{name}.html" for name in "intro notation glossary paper_map references".split()]
+BOOK = [f"book/{path.stem}.html" for path in sorted(ROOT.glob("book/*.md"))]
 PAGES = ("index.html", *BOOK, *CHAPTERS)
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 BUILD = (
@@ -47,6 +50,15 @@ def site(tmp_path_factory) -> Path:
     return out / "_build" / "html"
 
 
+def modules() -> list[str]:
+    """The package's modules that a reader may import, by name; families of the world are found by it."""
+    files = (path.relative_to(ROOT / "minidalle") for path in (ROOT / "minidalle").rglob("*.py"))
+    names = {
+        ".".join(path.with_suffix("").parts).removesuffix("__init__").strip(".") for path in files
+    }
+    return sorted(name for name in names if name and "__" not in name and "checks" not in name)
+
+
 @pytest.fixture(scope="module")
 def pages(site) -> dict[str, Page]:
     found = {path.relative_to(site).as_posix(): path for path in site.rglob("*.html")}
@@ -59,6 +71,29 @@ def test_the_pages_exist(site):
     assert "book/intro.html" in (site / "index.html").read_text(encoding="utf-8")
     chapter = (site / "notebooks/00_start.html").read_text(encoding="utf-8")
     assert chapter.count("data:image/png;base64") >= 5, "the pictures of chapter 0 are missing"
+
+
+def documented() -> list[str]:
+    """What the API pages document, in the order of the table of contents."""
+    toc = (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8")
+    texts = [
+        (ROOT / path).read_text(encoding="utf-8") for path in re.findall(r"book/api.*?\.md", toc)
+    ]
+    return re.findall(r"^\.\. automodule:: minidalle\.([\w.]+)$", "\n".join(texts), re.MULTILINE)
+
+
+def test_every_module_is_on_an_api_page(pages):
+    """Once each; what is missing gets a heading and an automodule on the page where it belongs."""
+    assert sorted(documented()) == modules()
+    ids = {found["id"] for page in pages.values() for _, found in page.tags if "id" in found}
+    assert {f"module-minidalle.{name}" for name in modules()} <= ids
+    assert {"minidalle.bundle.load", "minidalle.masks.row_mask", "minidalle.data.source"} <= ids
+
+
+def test_the_api_pages_are_in_reading_order():
+    """Which is the one that the package itself names."""
+    order = re.search(r"in this order: (.*?)\.\n", minidalle.__doc__ + "\n", re.DOTALL)[1]
+    assert [name for name in documented() if "." not in name] == re.split(r",\s+", order)
 
 
 def test_every_picture_is_described(pages):
@@ -97,11 +132,14 @@ def test_links_inside_the_site_lead_somewhere(site, pages):
                     assert address.fragment in ids, f"{page}: {address.path}#{address.fragment}"
 
 
+LEADS_OUT = r"colab\.research|mybinder|/issues/new|/edit/|github\.com/owner"
+
+
 def test_no_buttons_for_a_repository_that_does_not_exist(pages):
     for page, parsed in pages.items():
         for link in parsed.all("a"):
             address = link.get("href", "")
-            found = re.search(r"colab\.research|mybinder|/issues/new|/edit/", address)
+            found = re.search(LEADS_OUT, address)
             assert not found, f"{page}: {address}"
 
 
@@ -122,8 +160,9 @@ def test_the_browser_reports_no_error(site, page):
         assert "<mjx-container" in run.stdout, "the formulas were not set"
 
 
+UNFOLD = "document.querySelectorAll('details').forEach(each => { each.open = true; })"
 STATE = """(() => {
-const box = document.querySelector(".minidalle-slider"), knob = box.querySelector("input");
+const box = document.querySelectorAll(".minidalle-slider")[NUMBER], knob = box.querySelector("input");
 const shown = [...box.querySelectorAll(".frame")].map(frame => frame.offsetHeight > 0);
 const place = knob.getBoundingClientRect();
 return {shown, first: +knob.getAttribute("value"),
@@ -135,22 +174,138 @@ return {shown, first: +knob.getAttribute("value"),
 @pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_sliders_move_by_keys_and_by_mouse(site, page, tmp_path):
-    """The frame that the author chose is visible, its neighbour after an arrow key, the frame at an end of
-    the knob after a click there. A slider that begins at its last frame is moved to the left."""
+    """All of a chapter, one at least. The frame that the author chose is visible, its neighbour after an
+    arrow key, the frame at an end of the knob after a click there. A slider that begins at its last frame
+    is moved to the left."""
     with chromium(tmp_path) as tab:
         tab.open((site / page).as_uri())
-        knob = "document.querySelector('.minidalle-slider input')"
-        tab.ask(f"{knob}.scrollIntoView({{block: 'center'}})")
-        tab.ask(f"{knob}.focus()")
-        start = tab.ask(STATE)
-        assert start["shown"][start["first"]] and sum(start["shown"]) == 1
-        at_the_end = start["first"] == len(start["shown"]) - 1
-        tab.press("ArrowLeft" if at_the_end else "ArrowRight")
-        second = tab.ask(STATE)
-        neighbour = start["first"] + (-1 if at_the_end else 1)
-        assert second["shown"][neighbour] and sum(second["shown"]) == 1
-        assert second["said"] == second["written"] != start["said"]
-        tab.click(second["left"] + 3 if at_the_end else second["right"] - 3, second["y"])
-        last = tab.ask(STATE)
-        assert last["shown"][0 if at_the_end else -1] and sum(last["shown"]) == 1
+        tab.ask(UNFOLD)
+        sliders = tab.ask("document.querySelectorAll('.minidalle-slider').length")
+        assert sliders >= 1
+        for number in range(sliders):
+            move(tab, number)
         assert not tab.errors
+
+
+def move(tab, number: int) -> None:
+    """Move the slider of that number by a key and by the mouse."""
+    state = STATE.replace("NUMBER", str(number))
+    knob = f"document.querySelectorAll('.minidalle-slider')[{number}].querySelector('input')"
+    tab.ask(f"{knob}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    tab.ask(f"{knob}.focus()")
+    start = tab.ask(state)
+    assert start["shown"][start["first"]] and sum(start["shown"]) == 1
+    at_the_end = start["first"] == len(start["shown"]) - 1
+    tab.press("ArrowLeft" if at_the_end else "ArrowRight")
+    second = tab.ask(state)
+    neighbour = start["first"] + (-1 if at_the_end else 1)
+    assert second["shown"][neighbour] and sum(second["shown"]) == 1
+    assert second["said"] == second["written"] != start["said"]
+    tab.click(second["left"] + 3 if at_the_end else second["right"] - 3, second["y"])
+    last = tab.ask(state)
+    assert last["shown"][0 if at_the_end else -1] and sum(last["shown"]) == 1
+
+
+AXE = (ROOT / "tests" / "axe" / "axe.min.js").read_text(encoding="utf-8")
+VIOLATIONS = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.flatMap(
+    each => each.nodes.map(node => `${each.id}: ${node.target.join(" ")}: ${node.failureSummary}`)))"""
+SHOW_ALL = "document.querySelectorAll('.frame').forEach(each => { each.hidden = false; })"
+OTHERS = ["search.html", "genindex.html", "_modules/index.html", "_modules/minidalle/masks.html"]
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
+@pytest.mark.parametrize("page", [*BOOK, *CHAPTERS, *OTHERS])
+def test_axe_finds_no_violation(site, page, tmp_path):
+    """Light and dark, with everything unfolded and all frames of the sliders shown."""
+    with chromium(tmp_path) as tab:
+        for dark in (False, True):
+            tab.open((site / page).as_uri(), dark=dark)
+            theme = tab.ask("document.documentElement.dataset.theme")
+            assert theme == ("dark" if dark else "light")
+            for step in (UNFOLD, SHOW_ALL, f"{AXE}; 0"):
+                tab.ask(step)
+            found = tab.ask(VIOLATIONS)
+            assert found == [], f"{page}, {theme}:\n" + "\n".join(found[:5])
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
+def test_axe_finds_planted_faults(tmp_path):
+    """The test above can fail: a picture without a description, text that is too pale."""
+    page = tmp_path / "faults.html"
+    page.write_text(
+        "<html lang=en><title>x</title><main><h1>x</h1><img src=x><p style='color:#ccc'>too pale"
+    )
+    with chromium(tmp_path / "profile") as tab:
+        tab.open(page.as_uri())
+        tab.ask(f"{AXE}; 0")
+        found = tab.ask(VIOLATIONS)
+    assert {each.split(":")[0] for each in found} == {"image-alt", "color-contrast"}
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="there is no chromium here")
+def test_pages_fit_a_telephone(site, tmp_path):
+    """At 375 pixels no page scrolls sideways; code, tables and equations do so by themselves."""
+    with chromium(tmp_path) as tab:
+        for page in [*BOOK, *CHAPTERS]:
+            tab.open((site / page).as_uri(), width=375)
+            tab.ask(UNFOLD)
+            tab.ask(SHOW_ALL)
+            root = "document.documentElement"
+            width, visible = tab.ask(f"[{root}.scrollWidth, {root}.clientWidth]")
+            assert width <= visible, f"{page}: {width} pixels wide"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """The first page and chapter 0, built from a copy whose pyproject.toml names a repository."""
+    copy = tmp_path_factory.mktemp("published")
+    for name in ("book", "notebooks"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("_build"))
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    text = re.sub(r"^Repository = .*\n", "", text, flags=re.MULTILINE)
+    setting = '[project.urls]\nRepository = "https://github.com/owner/name"\n'
+    (copy / "pyproject.toml").write_text(
+        text.replace("[project.urls]\n", setting), encoding="utf-8"
+    )
+    toc = "format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/00_start.ipynb\n"
+    (copy / "book" / "_toc.yml").write_text(toc)
+    build = [
+        each for each in BUILD if each not in ("-W", "-n")
+    ]  # links to the other pages lead nowhere
+    start = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, *build, str(copy)]
+    run = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    return copy
+
+
+def test_one_setting_brings_all_buttons(published, monkeypatch):
+    """With a repository on GitHub: the site's buttons, the README's links, the setup cells' address."""
+    page = Page(published / "_build" / "html" / "notebooks" / "00_start.html")
+    links = [link.get("href", "") for link in page.all("a")]
+    chapter = "github.com/owner/name/blob/main/notebooks/00_start.ipynb"
+    colab = chapter.replace("github.com", "https://colab.research.google.com/github")
+    assert colab in links and "https://github.com/owner/name" in links
+    assert any(link.startswith("https://github.com/owner/name/issues/new") for link in links)
+    assert colab not in chapters.run.chapter_list()
+    monkeypatch.setattr(chapters.run, "FOLDER", published / "notebooks")
+    assert f"[Colab]({colab})" in chapters.run.chapter_list()
+    assert 'REPOSITORY = "https://github.com/owner/name"' in chapters.run.setup_cell()
+
+
+def test_the_picture_of_the_readme_and_of_the_first_page():
+    """It is what `make pictures` draws, and its description says each caption."""
+    recipe = re.search(
+        r"^pictures:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )[1]
+    picture = ROOT / re.search(r"--out (\S+)", recipe)[1]
+    captions = re.findall(r'"([^"]+)"', recipe)
+    assert len(captions) >= 4 and picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert picture.stat().st_size < 150_000
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    intro = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    alts = re.findall(rf"!\[(.*?)\]\({picture.relative_to(ROOT)}\)", readme)
+    alts += re.findall(rf'{{figure}} _static/{picture.name}\n:alt: "(.*)"', intro)
+    assert len(alts) == 2
+    for alt in alts:
+        assert re.findall(r"[^;:]*: (.*)\.$", alt)[0].split("; ") == captions
