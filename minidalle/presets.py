@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from .clip import CLIPConfig
 from .dalle import DALLEConfig
 from .dvae import DVAEConfig
-from .world import FAMILIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +120,16 @@ CI = Preset(
     families=("attributes",),
     where={"count": ("one",), "pattern": ("plain",)},
     dvae=DVAEConfig(
-        size=24, K=64, width=96, decoder_input=64, groups=2, blocks=1, input_kernel=3, bottleneck=2,
+        size=24, K=64, width=64, decoder_input=64, groups=2, blocks=1, input_kernel=3, bottleneck=2,
         patch=2, logit_norm=True, likelihood="gaussian",
     ),
     dalle=DALLEConfig(V=384, T=7, K=64, h=6, w=6, D=128, H=4, L=4, kernel=3),
     dvae_training=DVAETraining(
-        steps=3000, batch=16, lr=4e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
-        balance=0.1, clip=50.0, ema=0.995,
+        steps=1000, batch=16, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        beta_share=0.0, balance=0.1, clip=50.0, ema=0.995,
     ),
     dalle_training=DALLETraining(
-        steps=1500, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
+        steps=1200, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
     ),
     clip=CLIPConfig(size=24, V=384, T=7, D=64, H=4, L=1, E=64, width=32, halvings=2),
     clip_training=CLIPTraining(
@@ -140,22 +139,22 @@ CI = Preset(
 
 TINY = Preset(
     name="tiny",
-    families=tuple(FAMILIES),
+    families=("attributes", "objects", "lettering"),
     dvae=DVAEConfig(
-        size=64, K=512, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
+        size=64, K=256, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
         bottleneck=2, patch=4, logit_norm=True, likelihood="gaussian",
     ),
-    dalle=DALLEConfig(V=1024, T=20, K=512, h=8, w=8, D=256, H=4, L=6, kernel=5),
+    dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=18_000, batch=16, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
-        beta_share=0.0, balance=0.2, clip=50.0, ema=0.999,
+        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
+        balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=10_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=160_000
+        steps=6_500, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=120_000
     ),
-    clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
+    clip=CLIPConfig(size=64, V=640, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
-        steps=1600, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
+        steps=1600, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=1, decoded=0.75, ema=0.99
     ),
 )  # fmt: skip
 
