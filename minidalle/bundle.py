@@ -210,7 +210,7 @@ def find(model: str | Path, names: Sequence[str] = NAMES) -> Path:
             return folder
     if isinstance(model, str) and re.fullmatch(rf"{HUB_ID}(@[\w./-]+)?", model):
         return find(_download(model), names)
-    bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/config.json")))
+    bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/dalle.safetensors")))
     raise FileNotFoundError(
         f"there is no model {str(model)!r}; bundled: {bundled or 'none'}; else give a folder "
         "or OWNER/NAME on the Hugging Face hub"
