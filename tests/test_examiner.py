@@ -453,7 +453,8 @@ def test_it_comes_back(folder):
     torch.manual_seed(0)
     before, after = Examiner(["time"], 24).eval(), load_examiner(24, folder)
     for name, tensor in before.state_dict().items():
-        assert torch.equal(after.state_dict()[name], tensor.half().float())
+        if tensor.is_floating_point():  # not the norms' counts of steps
+            assert torch.equal(after.state_dict()[name], tensor.half().float())
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
         "examiner.safetensors",

@@ -311,7 +311,8 @@ def train_examiner(
         loss.backward()
         optimizer.step()
         if watch is not None and (step + 1) % max(1, steps // 8) == 0:
-            watch(step + 1, model)
+            watch(step + 1, model.eval())
+            model.train()
     return model.eval()
 
 

@@ -24,7 +24,7 @@ class Block(nn.Module):
         super().__init__()
         layers = []
         for _ in range(2):
-            layers += [nn.GroupNorm(1, C), nn.ReLU(), nn.Conv2d(C, C, 3, padding=1)]
+            layers += [nn.BatchNorm2d(C), nn.ReLU(), nn.Conv2d(C, C, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Examiner(nn.Module):
             nn.Conv2d(64, 128, 3, 2, padding=1),
             Block(128),
             nn.Conv2d(128, 160, 3, 2, padding=1),
-            nn.GroupNorm(1, 160),
+            nn.BatchNorm2d(160),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(160 * side**2, FEATURES),

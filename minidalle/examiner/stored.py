@@ -31,7 +31,7 @@ def save_examiner(examiner: Examiner, folder: str | Path, card: str) -> Path:
     Raises ValueError for weights beyond 16 bit.
     """
     folder = Path(folder)
-    tensors = {k: t.detach().cpu().half().contiguous() for k, t in examiner.state_dict().items()}
+    tensors = {k: t.cpu().half().contiguous() for k, t in _weights(examiner).items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ValueError(f"examiner: a weight of {name} is no finite number in 16 bit")
@@ -72,8 +72,14 @@ def load_examiner(size: int = 64, folder: str | Path = SHIPPED) -> Examiner:
                 f"{shorten(head)} has other values; train it anew: minidalle examiner --out FOLDER"
             )
     path = folder / "examiner.safetensors"
-    examiner.load_state_dict(_read_weights(path, examiner, config["fingerprints"]["examiner"]))
+    tensors = _read_weights(path, examiner, config["fingerprints"]["examiner"])
+    examiner.load_state_dict({**examiner.state_dict(), **tensors})
     return examiner.to(memory_format=torch.channels_last).eval()
+
+
+def _weights(examiner: Examiner) -> dict[str, torch.Tensor]:
+    """All but the norms' counts of training steps, which nothing needs."""
+    return {k: t.detach() for k, t in examiner.state_dict().items() if t.is_floating_point()}
 
 
 KINDS = {"format": int, "size": int, "families": list, "heads": dict, "fingerprints": dict}
@@ -109,7 +115,7 @@ def _read_weights(path: Path, examiner: Examiner, mark: str) -> dict[str, torch.
             f"{path} has fingerprint {found}, config.json expects {shorten(str(mark))}; the file was "
             "changed or belongs to another examiner"
         )
-    shapes = {name: t.shape for name, t in examiner.state_dict().items()}
+    shapes = {name: t.shape for name, t in _weights(examiner).items()}
     if shapes != {name: t.shape for name, t in tensors.items()}:
         raise ValueError(f"{path} does not fit config.json: it holds tensors of other shapes")
     return {name: t.float() for name, t in tensors.items()}
