@@ -25,6 +25,8 @@ KEPT = 4  # one in so many held-out scenes is kept for its examination
 SPOILT_SHARE = 0.2  # of its lessons show nothing
 STEPS = 4000
 
+TURNS = {"lettering": 2, "objects": 2}  # there is more to read in them than in others
+
 # Letters are read one by one: an examiner that knows the words only would guess the last letter.
 FREE_SLOTS = {"lettering": ("letter 1", "letter 2", "letter 3")}
 
@@ -246,7 +248,7 @@ class Lessons:
         self.data, self.batch, self.seed = data, batch, seed
         names = [each.name for each in data.families]
         self.ways = [*SPOILT]
-        self.turns = [(name, False) for name in names]
+        self.turns = [(name, False) for name in names for _ in range(TURNS.get(name, 1))]
         if HALVES in names:
             self.ways += [MISMATCHED, EMPTY]
             self.turns.append((HALVES, True))  # lower halves alone have a turn of their own
@@ -299,7 +301,7 @@ def train_examiner(
         torch.manual_seed(seed)
         model = Examiner([each.name for each in data.families], data.size)
     model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     lessons = Lessons(data, batch, seed)
     bar = tqdm(range(steps), desc="examiner", unit="step", disable=quiet(), leave=False)
     for step in bar:
