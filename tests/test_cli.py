@@ -301,7 +301,19 @@ def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "draw", "train", "examine", "world", "plan", "bench", "push", "convert", "reconstruct"],
+    [
+        "",
+        "draw",
+        "train",
+        "examine",
+        "examiner",
+        "world",
+        "plan",
+        "bench",
+        "push",
+        "convert",
+        "reconstruct",
+    ],
 )
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""

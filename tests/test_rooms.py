@@ -25,6 +25,7 @@ ABOVE = {
     "hub",
     "cli",
     "examine",
+    "examiner",
     "bundle",
     "presets",
     "generate",
@@ -101,10 +102,11 @@ def test_no_room_imports_one_that_comes_later():
             del left[name]
 
 
-def test_only_the_command_line_knows_the_judge():
-    """What judges is never used for drawing or choosing."""
-    users = {name for name, path in FILES.items() if "examine" in rooms(path)}
-    assert users <= {"cli"}
+def test_nothing_that_draws_or_ranks_knows_the_judge():
+    """The examiner is known to the scoreboard and the command line, the scoreboard to the latter."""
+    for judge, allowed in {"examine": {"cli"}, "examiner": {"cli", "examine"}}.items():
+        users = {name.split(".")[0] for name, path in FILES.items() if judge in rooms(path)}
+        assert users - {judge} <= allowed, judge
 
 
 def test_only_three_rooms_stand_above_training():
