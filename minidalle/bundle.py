@@ -59,6 +59,7 @@ class Bundle:
     dvae: DVAE
     dalle: DALLE
     card: str = ""
+    clip: None = None
 
     def draw(
         self,

@@ -145,6 +145,9 @@ BAD = {
     "unknown size": (["world", "--size", "65"], "not at 65"),
     "no pictures": (["world", "--n", "0"], "not 0"),
     "examine nothing": (["examine", "--n", "0", "--model", MODEL], "not 0"),
+    "examine another world": (["examine", "--model", MODEL], "unknown preset 'tiny-test'"),
+    "a gallery of nothing": (["gallery", "--n", "0", "--model", MODEL, "--out", "g"], "not 0"),
+    "a gallery on a file": (["gallery", "--model", MODEL, "--out", "file"], "file"),
     "train the paper's": (["train", "--preset", "paper", "--out", "r"], "minidalle plan --preset"),
     "plan the unknown": (["plan", "--preset", "huge"], "'huge'.*ci, tiny.*paper"),
     "plan for nothing": (["plan", "--preset", "ci", "--devices", "0"], "devices.*not 0"),
@@ -293,7 +296,7 @@ def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "draw", "train", "examine", "world", "plan", "bench", "push", "convert", "reconstruct"],
+    ["", *"draw train examine gallery world plan bench push convert reconstruct".split()],
 )
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""

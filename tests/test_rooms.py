@@ -23,6 +23,12 @@ ABOVE = {
     "train",
     "cli",
     "examine",
+    "examiner",
+    "image_prompts",
+    "candidates",
+    "gallery",
+    "scores",
+    "scorecard",
     "bundle",
     "presets",
     "generate",
@@ -99,10 +105,14 @@ def test_no_room_imports_one_that_comes_later():
             del left[name]
 
 
-def test_only_the_command_line_knows_the_judge():
-    """What judges is never used for drawing or choosing."""
-    users = {name for name, path in FILES.items() if "examine" in rooms(path)}
-    assert users <= {"cli"}
+JUDGING = {"examiner", "examine", "image_prompts", "gallery"}
+
+
+def test_nothing_that_draws_or_ranks_knows_the_judge():
+    """What judges is known to the command line and to itself, and never used for drawing or choosing."""
+    for name, path in FILES.items():
+        if name.split(".")[0] not in {"cli", *JUDGING}:
+            assert not rooms(path) & JUDGING, name
 
 
 def test_only_three_rooms_stand_above_training():

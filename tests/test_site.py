@@ -13,7 +13,9 @@ from browser import chromium
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = [f"notebooks/{path.stem}.html" for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
-BOOK = [f"book/{name}.html" for name in "intro notation glossary paper_map references".split()]
+BOOK = [
+    f"book/{name}.html" for name in "intro gallery notation glossary paper_map references".split()
+]
 PAGES = ("index.html", *BOOK, *CHAPTERS)
 FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 BUILD = (
