@@ -1,4 +1,4 @@
-"""The gallery: a fixed choice of captions, honest marks, words for who does not see it; the page of the book."""
+"""The gallery: a fixed choice of captions, honest marks, words for who does not see; the book's page."""
 
 import json
 import re
