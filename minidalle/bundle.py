@@ -1,16 +1,15 @@
-"""A trained set on disk: tokenizer, dVAE, DALL·E and a model card in one folder.  (Chapters 0 and 14)
+"""A trained set on disk: tokenizer, dVAE, DALL·E, CLIP and a model card in one folder.  (Chapters 0 and 14)
 
-    config.json  tokenizer.json  dvae.safetensors  dalle.safetensors  README.md (the card)
+    config.json  tokenizer.json  dvae.safetensors  dalle.safetensors  clip.safetensors  README.md (the card)
 
-That is a model repository's layout on the Hugging Face hub too, from which `load` takes a bundle by
-``owner/name`` and to which `Bundle.push` uploads one. A folder may also hold a dVAE alone (chapter 15).
+CLIP may be missing; then nothing is ranked. The layout is that of a model repository on the Hugging Face hub,
+from which `load` takes a bundle by ``owner/name`` and to which `Bundle.push` uploads one. A folder may also
+hold a dVAE alone (chapter 15).
 Weights are stored in 16 bit and computed with in 32 bit. config.json carries a fingerprint of each part, so
 that parts of different trainings cannot be mixed. Nothing is ever unpickled.
 """
 
 import json
-import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,22 +20,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from .clip import CLIP, CLIPConfig
+from .clip import best_of as choose_best
 from .dalle import DALLE, DALLEConfig
 from .data import to_float, to_uint8
 from .device import choose_device
 from .dvae import DVAE, DVAEConfig
 from .files import fingerprint, text_fingerprint, write_atomically, write_json
 from .generate import Sampling, generate
+from .hub import download, first_line, is_hub_id, upload
 from .show import Drawing
 from .tokenizer import Tokenizer, shorten
 
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "weights"
 NAMES = ("config.json", "tokenizer.json", "dvae.safetensors", "dalle.safetensors")
+CLIP_NAME = "clip.safetensors"  # there if config.json says so
 DVAE_NAMES = ("config.json", "dvae.safetensors")
-KINDS = {"dvae": DVAEConfig, "dalle": DALLEConfig}
+KINDS = {"dvae": DVAEConfig, "dalle": DALLEConfig, "clip": CLIPConfig}
+Config, Model = DVAEConfig | DALLEConfig | CLIPConfig, DVAE | DALLE | CLIP
 STORED = (torch.float16, torch.float32)
-HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"  # owner/name
 FRONT_MATTER = """---
 library_name: minidalle
 pipeline_tag: text-to-image
@@ -52,14 +55,15 @@ TEMPERATURE, TOP_K = 1.0, None  # the paper's temperature; it then reranks with 
 
 @dataclass
 class Bundle:
-    """Everything that turns a caption into a picture. ``name`` is the preset it was trained with."""
+    """Everything that turns a caption into a picture. ``name`` is the preset it was trained with; ``clip``
+    is there if the bundle can rank its pictures."""
 
     name: str
     tokenizer: Tokenizer
     dvae: DVAE
     dalle: DALLE
     card: str = ""
-    clip: None = None
+    clip: CLIP | None = None
 
     def draw(
         self,
@@ -72,28 +76,68 @@ class Bundle:
         guidance: float = 1.0,
         image: np.ndarray | None = None,
         rows: int = 0,
+        best_of: int | None = None,
     ) -> Drawing:
         """Draw n pictures for each caption; the same arguments give the same pictures
         on the same machine (elsewhere rounding may turn a token).
 
         temperature, top_k, top_p, guidance: see `Sampling`. image: uint8 (size, size, 3), whose first
-        ``rows`` rows of tokens every picture keeps (chapter 10). In a notebook the result shows itself.
-        Raises ValueError for an empty or too long caption and for settings out of range.
+        ``rows`` rows of tokens every picture keeps (chapter 10). best_of: draw so many candidates for each
+        caption and keep the n that CLIP ranks highest, best first (paper, §2.6; chapter 11). In a notebook
+        the result shows itself. Raises ValueError for an empty or too long caption, for settings out of range
+        and where there is no CLIP to choose with.
         """
         captions = [captions] if isinstance(captions, str) else list(captions)
         if not captions:
             raise ValueError("no caption given; describe a picture, e.g. 'a red circle'")
+        self._check_best_of(n, best_of)
         sampling = Sampling(temperature, top_k, top_p, guidance)
         text = self.tokenizer.encode(captions).to(self.device)
         generator = torch.Generator().manual_seed(seed)
         with torch.inference_mode():
             given = None if image is None else self.dvae.encode(to_float([image]).to(self.device))
             given = None if given is None else given.expand(len(text), -1)
-            tokens = generate(self.dalle, text, generator, n, sampling, given, rows)
-            pictures = torch.cat([self.dvae.decode(part) for part in tokens.split(64)])
+            tokens = generate(self.dalle, text, generator, best_of or n, sampling, given, rows)
+            decoded = torch.cat([self.dvae.decode(part) for part in tokens.split(64)])
+        pictures, title = to_uint8(decoded), f"minidalle · {self.name} · seed {seed}"
+        if best_of is not None:
+            kept = self._choose(pictures, captions, n)
+            pictures, tokens, title = pictures[kept], tokens[kept], f"{title} · best of {best_of}"
         labels = tuple(caption for caption in captions for _ in range(n))
-        title = f"minidalle · {self.name} · seed {seed}"
-        return Drawing(to_uint8(pictures), labels, tokens.cpu().numpy(), title)
+        return Drawing(pictures, labels, tokens.cpu().numpy(), title)
+
+    @torch.inference_mode()
+    def similarity(
+        self, pictures: np.ndarray | torch.Tensor, captions: str | Sequence[str]
+    ) -> torch.Tensor:
+        """How well CLIP finds every picture to fit every caption: cosines (B, C) on the CPU. Chapter 11.
+
+        pictures: uint8 (B, size, size, 3), as drawings have them, or floats (B, 3, size, size) in [0, 1].
+        Raises ValueError where there is no CLIP, and for pictures and captions that it cannot read.
+        """
+        clip, captions = self._clip(), [captions] if isinstance(captions, str) else list(captions)
+        floats = pictures if isinstance(pictures, torch.Tensor) else to_float(pictures)
+        text = clip.text_features(self.tokenizer.encode(captions).to(self.device))
+        images = [clip.image_features(part.to(self.device)) for part in floats.split(256)]
+        return (torch.cat(images) @ text.T).cpu()
+
+    def _clip(self) -> CLIP:
+        if self.clip is None:
+            raise ValueError(
+                f"the model {self.name!r} has no CLIP to rank pictures with; train one"
+            )
+        return self.clip
+
+    def _check_best_of(self, n: int, best_of: int | None) -> None:
+        if best_of is not None and self._clip() and not 1 <= n <= best_of:
+            raise ValueError(f"cannot keep the best {n} of {best_of} pictures for each caption")
+
+    def _choose(self, pictures: np.ndarray, captions: Sequence[str], n: int) -> np.ndarray:
+        """Which of equally many candidates for each caption to keep: n of each, the best one first."""
+        parts = np.split(pictures, len(captions))
+        scores = [self.similarity(part, c).T for part, c in zip(parts, captions, strict=True)]
+        kept = choose_best(torch.cat(scores), n)
+        return (kept + len(parts[0]) * torch.arange(len(parts))[:, None]).flatten().numpy()
 
     @property
     def device(self) -> torch.device:
@@ -101,10 +145,15 @@ class Bundle:
         return self.dalle.start.device
 
     def to(self, device: str | torch.device) -> "Bundle":
-        """Move both models to a device, in place."""
-        self.dvae.to(device)
-        self.dalle.to(device)
+        """Move all models to a device, in place."""
+        for model in self.models().values():
+            model.to(device)
         return self
+
+    def models(self) -> dict[str, Model]:
+        """The parts with weights, by the names of their files."""
+        parts = {"dvae": self.dvae, "dalle": self.dalle, "clip": self.clip}
+        return {part: model for part, model in parts.items() if model is not None}
 
     def save(self, folder: str | Path) -> Path:
         """Write the bundle into a folder, which is made if needed; config.json, the seal, comes last.
@@ -113,10 +162,10 @@ class Bundle:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {"dvae": _half("dvae", self.dvae), "dalle": _half("dalle", self.dalle)}
+        parts = {part: _half(part, model) for part, model in self.models().items()}
         tokenizer = self.tokenizer.to_json()
         write_atomically(folder / "tokenizer.json", lambda f: f.write(tokenizer.encode()))
-        sizes = {"dvae": asdict(self.dvae.config), "dalle": asdict(self.dalle.config)}
+        sizes = {part: asdict(model.config) for part, model in self.models().items()}
         marks = {"tokenizer": text_fingerprint(tokenizer)}
         return _write(folder, self.name, sizes, parts, marks, self.card)
 
@@ -126,26 +175,7 @@ class Bundle:
         Raises ValueError for another form of name or without the library `huggingface_hub`, and OSError
         if the hub cannot be reached or refuses, for want of a token, say.
         """
-        if not re.fullmatch(HUB_ID, repo_id):
-            raise ValueError(f"a repository is called OWNER/NAME, not {repo_id!r}")
-        try:
-            from huggingface_hub import HfApi
-        except ImportError as error:
-            raise ValueError(f"to push a model, {INSTALL_HUB}") from error
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(folder)
-            try:
-                hub = HfApi(library_name="minidalle")
-                url = hub.create_repo(repo_id, private=private, exist_ok=True)
-                message = f"minidalle {self.name}"
-                hub.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-            except Exception as error:  # the library raises many kinds, its own and its transport's
-                reason = shorten(_first_line(error), 200)
-                raise OSError(f"the hub did not take {repo_id}: {reason}") from error
-        return str(url)
-
-
-INSTALL_HUB = "install the library: pip install 'minidalle[hub]'"
+        return upload(self.save, repo_id, f"minidalle {self.name}", private)
 
 
 def load(model: str | Path = "tiny", device: str | torch.device | None = None) -> Bundle:
@@ -156,7 +186,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     """
     folder = find(model)
     file = folder / "config.json"
-    config = _read_config(file, ("tokenizer", "dvae", "dalle"))
+    config = _read_config(file, ("tokenizer", "dvae", "dalle"), ("clip",))
     marks = config["fingerprints"]
     # Of the file's text: another release of the library may write the same merges another way.
     _compare(
@@ -174,9 +204,10 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
         raise ValueError(
             f"{file}: field dvae.size gives {grid}×{grid} tokens, dalle.h and dalle.w {h}×{w}"
         )
+    clip = _read_clip(folder, config, marks) if "clip" in config else None
     _compare(file, config["mark"], marks)
     card = _read_card(folder / "README.md")
-    return Bundle(config["name"], tokenizer, dvae, dalle, card).to(device or choose_device())
+    return Bundle(config["name"], tokenizer, dvae, dalle, card, clip).to(device or choose_device())
 
 
 def load_dvae(model: str | Path, device: str | torch.device | None = None) -> DVAE:
@@ -209,37 +240,13 @@ def find(model: str | Path, names: Sequence[str] = NAMES) -> Path:
             if missing:
                 raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
             return folder
-    if isinstance(model, str) and re.fullmatch(rf"{HUB_ID}(@[\w./-]+)?", model):
-        return find(_download(model), names)
+    if is_hub_id(model):
+        return find(download(model, (*NAMES, CLIP_NAME, "README.md")), names)
     bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/config.json")))
     raise FileNotFoundError(
         f"there is no model {str(model)!r}; bundled: {bundled or 'none'}; else give a folder "
         "or OWNER/NAME on the Hugging Face hub"
     )
-
-
-def _download(model: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise FileNotFoundError(
-            f"there is no folder {model!r}; to look for it on the hub, {INSTALL_HUB}"
-        ) from error
-    repository, _, revision = model.partition("@")
-    try:
-        folder = snapshot_download(
-            repository, revision=revision or None, allow_patterns=[*NAMES, "README.md"]
-        )
-    except Exception as error:  # the library raises many kinds, its own and its transport's
-        reason = shorten(_first_line(error), 200)
-        raise FileNotFoundError(
-            f"there is no folder {model!r}, and the hub has no such model or is out of reach: {reason}"
-        ) from error
-    return Path(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ------------------------------------------------------------------------------------------- writing
@@ -295,7 +302,7 @@ def _read_card(path: Path) -> str:
     return _read_text(path).removeprefix(FRONT_MATTER) if path.is_file() else ""
 
 
-def _read_config(path: Path, parts: Sequence[str]) -> dict:
+def _read_config(path: Path, parts: Sequence[str], optional: Sequence[str] = ()) -> dict:
     text = _read_text(path)
     try:
         config = json.loads(text)
@@ -308,6 +315,7 @@ def _read_config(path: Path, parts: Sequence[str]) -> dict:
     read = {"name": _field(path, config, "name", str)}
     # One fingerprint covers the sizes of every model of the file, also of those that are not asked for.
     read["mark"] = text_fingerprint(json.dumps({k: config[k] for k in KINDS if k in config}))
+    parts = (*parts, *(part for part in optional if part in config))
     for part in KINDS.keys() & set(parts):
         read[part] = _read_sizes(path, part, _field(path, config, part, dict))
     marks = _field(path, config, "fingerprints", dict)
@@ -317,7 +325,7 @@ def _read_config(path: Path, parts: Sequence[str]) -> dict:
     return read
 
 
-def _read_sizes(path: Path, part: str, content: dict) -> DVAEConfig | DALLEConfig:
+def _read_sizes(path: Path, part: str, content: dict) -> Config:
     kind = KINDS[part]
     unknown = set(content) - {field.name for field in fields(kind)}
     if unknown:
@@ -339,12 +347,7 @@ def _field(path: Path, content: object, name: str, kind: type, prefix: str = "")
     return value
 
 
-def _read_model(
-    kind: type[DVAE] | type[DALLE],
-    config: DVAEConfig | DALLEConfig,
-    path: Path,
-    marks: dict[str, str],
-) -> DVAE | DALLE:
+def _read_model(kind: type[Model], config: Config, path: Path, marks: dict[str, str]) -> Model:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -361,14 +364,25 @@ def _read_model(
     return model.eval()
 
 
+def _read_clip(folder: Path, config: dict, marks: dict[str, str]) -> CLIP:
+    """CLIP, which must read the captions and see the pictures of the other parts."""
+    if not (path := folder / CLIP_NAME).is_file():
+        raise FileNotFoundError(f"{folder} is no complete model: {CLIP_NAME} is missing")
+    c, dalle = config["clip"], config["dalle"]
+    theirs = {"V": dalle.V, "T": dalle.T, "size": config["dvae"].size}
+    for name, value in theirs.items():
+        if (ours := getattr(c, name)) != value:
+            raise ValueError(
+                f"{folder / 'config.json'}: field clip.{name} is {ours}, the other parts have {value}"
+            )
+    return _read_model(CLIP, c, path, marks)
+
+
 def _check_shapes(
-    kind: type[DVAE] | type[DALLE],
-    config: DVAEConfig | DALLEConfig,
-    path: Path,
-    tensors: dict[str, torch.Tensor],
+    kind: type[Model], config: Config, path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
     """Compare with a model that has shapes only, so that no size in config.json fills the memory."""
-    layers = config.L if isinstance(config, DALLEConfig) else config.groups * config.blocks
+    layers = config.groups * config.blocks if isinstance(config, DVAEConfig) else config.L
     problem = f"{len(tensors)} tensors for {layers} layers or blocks"
     if layers <= len(tensors):
         try:
@@ -376,7 +390,7 @@ def _check_shapes(
                 shapes = {name: tuple(t.shape) for name, t in kind(config).state_dict().items()}
         except (ValueError, RuntimeError, OverflowError, TypeError) as error:
             file = path.parent / "config.json"
-            reason = shorten(_first_line(error), 200)
+            reason = shorten(first_line(error), 200)
             raise ValueError(f"{file}: field {path.stem}: {reason}") from error
         found = {name: tuple(t.shape) for name, t in tensors.items()}
         wrong = {name for name, _ in shapes.items() ^ found.items()}

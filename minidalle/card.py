@@ -18,6 +18,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
     sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
+    sizes |= {"CLIP": bundle.clip} if bundle.clip else {}
     counts = [f"{k} {sum(p.numel() for p in m.parameters()):,}" for k, m in sizes.items()]
     figures = [
         f"- {stage}: " + ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k != "stage")
@@ -46,7 +47,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
             "## Last figures of each stage",
             "",
-            "psnr_hard, codes, perplexity and nats per token are of pictures of the test split.",
+            "psnr_hard, codes, perplexity, nats per token and what CLIP found are of the test split.",
             "",
             *figures,
             "",

@@ -49,6 +49,13 @@ def draw(
     guidance: Annotated[
         float, typer.Option(help="More than 1 exaggerates what the caption says; 1 is none.")
     ] = 1.0,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw so many for each caption and keep the n that CLIP finds best.",
+            show_default="no choice",
+        ),
+    ] = None,
     model: ModelOption = "tiny",
     out: Annotated[
         Path | None,
@@ -64,7 +71,7 @@ def draw(
     out = out or unused(Path("pictures") / f"{slug(captions[0])}-{seed}.png")
     bundle = load(model)
     check_writable(out)
-    drawing = bundle.draw(captions, n, seed, temperature, top_k, top_p, guidance)
+    drawing = bundle.draw(captions, n, seed, temperature, top_k, top_p, guidance, best_of=best_of)
     drawing.save(out)
     typer.echo(f"{counted(len(drawing.captions))} in {out.resolve()}")
 
@@ -98,7 +105,7 @@ def train(
         int, typer.Option(min=0, help="Processes that load pictures beside the one that trains.")
     ] = 0,
 ) -> None:
-    """Train tokenizer, dVAE and DALL·E from nothing, on the world or on pictures of your own.
+    """Train tokenizer, dVAE, DALL·E and CLIP from nothing, on the world or on pictures of your own.
 
     Writes the model, log.jsonl with every figure, samples-STAGE-STEP.png as it learns, skipped.jsonl with
     every file that could not be used, and checkpoints: after Ctrl-C, a crash or a power cut the same command

@@ -52,7 +52,7 @@ def muon_and_adamw(
     betas: tuple[float, float],
     weight_decay: float,
 ) -> torch.optim.Optimizer:
-    """Muon for the given matrices, AdamW for everything else of the model.
+    """Muon for the given matrices and kernels, AdamW for everything else of the model.
 
     Muon reaches the same loss in fewer steps at our size, which is what counts on two cores.
     """
@@ -63,10 +63,62 @@ def muon_and_adamw(
         group["params"] = [p for p in group["params"] if id(p) not in chosen]
     return Together(
         [
-            torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.0),
-            torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8),
+            Muon(matrices, muon_lr),
+            torch.optim.AdamW(
+                [g for g in groups if g["params"]], lr=lr, betas=betas, eps=1e-8, fused=True
+            ),
         ]
     )
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps of equal length in every direction of a matrix: momentum, made orthogonal. Jordan et al. 2024.
+
+    As `torch.optim.Muon` without decay, which takes matrices alone; a convolution's kernel of shape
+    (n_out, n_in, k, k) is a matrix (n_out, n_in·k·k) here. Raises ValueError for a vector, which has no
+    directions to even out.
+    """
+
+    momentum = 0.95
+
+    def __init__(self, matrices: Iterable[Tensor], lr: float):
+        super().__init__(matrices, {"lr": lr})
+        shapes = [tuple(p.shape) for group in self.param_groups for p in group["params"]]
+        if vectors := [shape for shape in shapes if len(shape) < 2]:
+            raise ValueError(f"Muon is for matrices and kernels, not for shape {vectors[0]}")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """One step of every matrix that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - self.momentum)
+                update = p.grad.lerp(buffer, self.momentum)  # Nesterov's: a look ahead
+                matrix = update.flatten(1)
+                tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                p.add_(orthogonal(matrix).view_as(p), alpha=-group["lr"] * tall)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About U Vᵀ of a matrix U S Vᵀ, in bfloat16: five steps of a Newton–Schulz iteration bring every
+    singular value near 1 (between 0.7 and 1.2, which is near enough)."""
+    a, b, c = (
+        3.4445,
+        -4.7750,
+        2.0315,
+    )  # steep at 0, so that small values grow fast (Jordan et al. 2024)
+    wide = matrix.shape[0] <= matrix.shape[1]
+    X = matrix.bfloat16() if wide else matrix.bfloat16().T
+    X = X / X.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = X @ X.T
+        X = torch.addmm(X, torch.addmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    return X if wide else X.T
 
 
 class Together(torch.optim.Optimizer):

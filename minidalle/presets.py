@@ -13,8 +13,10 @@ Every number of the others is ours, found by trying; the docstrings below give t
 
 from dataclasses import dataclass, field
 
+from .clip import CLIPConfig
 from .dalle import DALLEConfig
 from .dvae import DVAEConfig
+from .world import FAMILIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class DVAETraining(Training):
 
     The learning rate falls to a hundredth. tau: first and last temperature; reached after ``tau_share`` of
     the steps. beta: KL weight on the paper's scale, reached after ``beta_share``. balance: weight of the
-    marginal KL (ours), of the examples that one process computes at once.
+    marginal KL (ours), of the examples that one process computes at once. muon_lr: of the residual blocks'
+    kernels (Muon, ours); None leaves them to AdamW, as in the paper.
     """
 
     tau: tuple[float, float]
@@ -56,6 +59,7 @@ class DVAETraining(Training):
     beta: float
     beta_share: float
     balance: float
+    muon_lr: float | None = None
     weight_decay: float = 1e-4
 
 
@@ -77,9 +81,29 @@ class DALLETraining(Training):
     weight_decay: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class CLIPTraining(Training):
+    """Stage 3, ours: the paper used a CLIP that was there already (Radford et al. 2021: 32 epochs of 400M
+    pairs, batch 32,768, AdamW (0.9, 0.98), decay 0.2, half a cosine after 2000 steps).
+
+    The learning rates rise for ``warmup`` steps and fall along half a cosine to a hundredth. muon_lr: as in
+    `DALLETraining`. families: of the world in one batch (`FewFamilies`), so that most negatives are near.
+    decoded: share of steps whose pictures are the dVAE's, as all are that CLIP will rank.
+    """
+
+    muon_lr: float | None
+    families: int
+    decoded: float
+    clip: float = 1.0
+    weight_decay: float = 0.2
+
+
 @dataclass(frozen=True)
 class Preset:
-    """What to train on and how. where: allowed slot values, per `Family.example`."""
+    """What to train on and how. where: allowed slot values, per `Family.example`.
+
+    clip, clip_training: None trains none.
+    """
 
     name: str
     families: tuple[str, ...]
@@ -88,6 +112,8 @@ class Preset:
     dvae_training: DVAETraining
     dalle_training: DALLETraining
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    clip: CLIPConfig | None = None
+    clip_training: CLIPTraining | None = None
 
 
 CI = Preset(
@@ -106,22 +132,30 @@ CI = Preset(
     dalle_training=DALLETraining(
         steps=1500, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
     ),
+    clip=CLIPConfig(size=24, V=384, T=7, D=64, H=4, L=1, E=64, width=32, halvings=2),
+    clip_training=CLIPTraining(
+        steps=200, batch=64, lr=2e-3, muon_lr=0.02, warmup=20, families=1, decoded=0.75
+    ),
 )  # fmt: skip
 
 TINY = Preset(
     name="tiny",
-    families=("attributes", "objects", "lettering"),
+    families=tuple(FAMILIES),
     dvae=DVAEConfig(
-        size=64, K=256, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
+        size=64, K=512, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
         bottleneck=2, patch=4, logit_norm=True, likelihood="gaussian",
     ),
-    dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
+    dalle=DALLEConfig(V=1024, T=20, K=512, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
-        balance=0.2, clip=50.0, ema=0.999,
+        steps=18_000, batch=16, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        beta_share=0.0, balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=6_500, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=120_000
+        steps=10_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=160_000
+    ),
+    clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
+    clip_training=CLIPTraining(
+        steps=1600, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
     ),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Training: tokenizer, dVAE, DALL·E, one after the other, from nothing to pictures.  (Chapters 5, 8, 13)
+"""Training: tokenizer, dVAE, DALL·E, CLIP, from nothing to pictures.  (Chapters 5, 8, 11, 13)
 
     train(preset("ci"), Path("runs/ci"))
 
@@ -9,200 +9,42 @@ last one was stopped, and ends with the same weights.
 
 import errno
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import get_worker_info
 from tqdm.auto import tqdm
 
 from . import checkpoint
 from .bundle import Bundle
 from .card import run_card
-from .dalle import DALLE, IGNORED, DALLEConfig
-from .data import Order, Reading, Source, generator_of, source, to_float, to_uint8
-from .device import autocast, describe
-from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
+from .clip import CLIP
+from .dalle import DALLE
+from .data import Source, source, to_float
+from .device import describe
+from .dvae import DVAE
 from .files import write_atomically, write_json
 from .log import Log
-from .loop import Batch, Portion, Run, Stage, fit
-from .optim import adamw, muon_and_adamw
-from .presets import PAPER, DALLETraining, DVAETraining, Preset
+from .loop import Run, fit
+from .presets import PAPER, Preset
 from .processes import accelerator
-from .schedules import cosine, linear, warmup
-from .show import grid
+from .stages import (
+    SHOWN,
+    Unseen,
+    clip_stage,
+    dalle_stage,
+    dvae_stage,
+    examine_dalle,
+    train_tokenizer,
+)
 from .tokenizer import Tokenizer
 from .tokens import ImageTokens, encode_once
-from .transformer import Layer
-
-C = TypeVar("C")  # a configuration
-M = TypeVar("M")  # the model it describes
 
 HELD_BACK = 256  # pictures of the test split that reports are made on
-ROOMY, LONGEST = 32, 64  # text positions for captions of people; the most that they are raised to
-SHOWN = 16  # pictures of a grid of samples
-USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
-
-
-class Unseen(NamedTuple):
-    """Examples that reports are made on: pictures (B, 3, H, W) and their captions."""
-
-    pictures: Tensor
-    captions: list[str]
-
-
-# ------------------------------------------------------------------------------------------- stage 0
-
-
-def train_tokenizer(
-    data: Source, V: int, T: int, path: Path | None = None, captions: int = 20_000
-) -> Tokenizer:
-    """Learn BPE merges from the first captions of the training split, or read them from ``path`` if they are
-    there, else write them to it. Chapter 3.
-
-    T: text positions. Captions that people wrote, who will ask for other things in other words, get at least
-    ``ROOMY``, and as many as the longest of them needs, up to ``LONGEST``.
-    """
-    texts = data.captions(captions)
-    there = path is not None and path.exists()
-    tokenizer = Tokenizer.load(path, T) if there else Tokenizer.train(texts, V, T)
-    if path and not there:
-        write_atomically(path, lambda file: file.write(tokenizer.to_json().encode()))
-    if data.label != "world":
-        longest = max(len(tokenizer.ids(text)) for text in texts)
-        tokenizer.T = max(T, ROOMY, min(LONGEST, longest))
-    return tokenizer
-
-
-# ------------------------------------------------------------------------------------------- stage 1
-
-
-def dvae_stage(
-    config: DVAEConfig, t: DVAETraining, data: Source, unseen: Unseen, seed: int
-) -> Stage:
-    """Minimise the negative ELB; the result is the average of the weights. Chapter 5.
-
-    data: training pictures without end.
-    """
-
-    reading = Reading(data)
-
-    def load(positions: range, share: Portion) -> tuple[Tensor]:
-        mine = positions[share.mine]
-        worker = get_worker_info()  # every n-th step is loaded by the same one of n workers
-        before = (
-            positions.start // len(positions) // (worker.num_workers if worker else 1) * len(mine)
-        )
-        return (to_float([example.picture for example in reading.take(mine, before)]),)
-
-    def schedules(step: int) -> dict[str, float]:
-        tau = cosine(step, *t.tau, int(t.tau_share * t.steps))
-        return {"tau": tau, "beta": cosine(step, 0.0, t.beta, int(t.beta_share * t.steps))}
-
-    def loss(model: DVAE, batch: Batch) -> NamedTuple:
-        noise = [generator_of(seed, position) for position in batch.positions]
-        return model.elb(
-            *batch.tensors, **schedules(batch.step), balance=t.balance, generator=noise
-        )
-
-    return Stage(
-        name="dVAE",
-        model=seeded(seed, DVAE, config).to(memory_format=torch.channels_last),
-        settings=t,
-        load=load,
-        loss=loss,
-        optimizer=lambda model: adamw(model, t.lr, (0.9, 0.999), t.weight_decay),
-        rate=lambda step: warmup(step, t.warmup) * cosine(step, 1.0, 0.01, t.steps),
-        figures=schedules,
-        examine=lambda model: examine_dvae(model, unseen.pictures),
-        sample=lambda model: reconstructions(model, unseen),
-        blocks=(Block,),
-    )
-
-
-@torch.inference_mode()
-def examine_dvae(model: DVAE, pictures: Tensor) -> dict[str, float]:
-    """PSNR of the hard reconstruction in dB, codes used, perplexity. Warns of a collapse."""
-    pictures = pictures.to(next(model.parameters()).device)
-    tokens = model.encode(pictures)
-    used, perplexity = code_usage(tokens, model.config.K)
-    if used < USED_WARNING * model.config.K:
-        tqdm.write(f"warning: only {used} of {model.config.K} codes are in use; see chapter 5")
-    hard = psnr(pictures, model.decode(tokens)).mean()
-    return {"psnr_hard": float(hard), "codes_used": used, "perplexity": perplexity}
-
-
-@torch.inference_mode()
-def reconstructions(model: DVAE, unseen: Unseen) -> Image.Image:
-    """Unseen pictures above what is left of them after their tokens."""
-    true = unseen.pictures[: SHOWN // 2]
-    back = model.decode(model.encode(true.to(next(model.parameters()).device))).cpu()
-    captions = unseen.captions[: SHOWN // 2]
-    pictures = [*to_uint8(true), *to_uint8(back)]
-    words = [*captions, *(f"{each}, from tokens" for each in captions)]
-    return grid(pictures, words, "the dVAE: pictures, and what their tokens say", len(true))
-
-
-# ------------------------------------------------------------------------------------------- stage 2
-
-
-def dalle_optimizer(t: DALLETraining, model: DALLE) -> torch.optim.Optimizer:
-    """The paper's AdamW (0.9, 0.96), or Muon for the layers' matrices and AdamW for the rest."""
-    if t.muon_lr is None:
-        return adamw(model, t.lr, (0.9, 0.96), t.weight_decay)
-    matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
-    return muon_and_adamw(model, matrices, t.muon_lr, t.lr, (0.9, 0.96), t.weight_decay)
-
-
-def dalle_stage(
-    config: DALLEConfig,
-    t: DALLETraining,
-    tokenizer: Tokenizer,
-    tokens: ImageTokens,
-    examine: Callable[[DALLE], dict[str, float]],
-    sample: Callable[[DALLE], Image.Image],
-    seed: int,
-) -> Stage:
-    """Minimise 1/8 text + 7/8 image cross-entropy over (text, image) tokens. Chapter 8."""
-    model, order = seeded(seed, DALLE, config), Order(len(tokens), seed)
-
-    def load(positions: range, share: Portion) -> tuple[Tensor, Tensor, Tensor]:
-        captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
-        chance = generator_of(seed, positions.start)  # the same in all processes
-        text = tokenizer.encode(captions, t.dropout, chance, cut=True)
-        targets = (model.targets(text) != IGNORED).sum() / share.parts  # of all processes
-        return text[share.mine], torch.stack(images[share.mine]), targets
-
-    return Stage(
-        name="DALL·E",
-        model=model,
-        settings=t,
-        load=load,
-        loss=lambda model, batch: model.loss(*batch.tensors),
-        optimizer=partial(dalle_optimizer, t),
-        rate=lambda step: warmup(step, t.warmup) * linear(step, 1.0, 0.0, t.steps),
-        examine=examine,
-        sample=sample,
-        blocks=(Layer,),
-    )
-
-
-@torch.inference_mode()
-def examine_dalle(model: DALLE, text: Tensor, image: Tensor) -> dict[str, float]:
-    """Losses on unseen examples, in nats per token."""
-    device = model.start.device
-    with autocast(device):
-        loss = model.loss(text.to(device), image.to(device))
-    return {"text_nats": float(loss.text_per_token), "image_nats": float(loss.image_per_token)}
-
-
-# ------------------------------------------------------------------------------------------- the run
 
 
 def train(
@@ -258,7 +100,7 @@ def train(
 
 
 def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bundle:
-    """Tokenizer, dVAE, tokens, DALL·E, bundle; what is there already is read."""
+    """Tokenizer, dVAE, tokens, DALL·E, CLIP, bundle; what is there already is read."""
     acc, log, seed = run.accelerator, run.log, run.seed
     several = f" in {acc.num_processes} processes" if acc.num_processes > 1 else ""
     log.say(f"training {preset.name!r} on {describe(acc.device)}{several}")
@@ -309,18 +151,36 @@ def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bun
         ),
         run,
     )
+    clip = train_clip(preset, run, tokenizer, dvae, tokens, second, unseen)
     # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
-    for model in (dvae, dalle):
+    for model in filter(None, (dvae, dalle, clip)):
         model.half().float()
     # A model of other pictures says so in its name: `examine` scores models of the world alone.
     ours = learned.label == "world"
     name = preset.name if ours else f"{preset.name} · {learned.label}"
-    bundle = Bundle(name, tokenizer, dvae, dalle)
+    bundle = Bundle(name, tokenizer, dvae, dalle, clip=clip)
     if acc.is_main_process:
         bundle.card = run_card(bundle, run.out, seed, learned)
         bundle.draw(asked, seed=seed).save(run.out / "samples.png")
         bundle.save(run.out)
     return bundle
+
+
+def train_clip(
+    preset: Preset,
+    run: Run,
+    tokenizer: Tokenizer,
+    dvae: DVAE,
+    tokens: ImageTokens,
+    pictures: Source,
+    unseen: Unseen,
+) -> CLIP | None:
+    """The last stage, where the preset has one: a CLIP that chooses among what the others draw."""
+    if preset.clip is None or preset.clip_training is None:
+        return None
+    config = replace(preset.clip, V=tokenizer.V, T=tokenizer.T)
+    learning = preset.clip_training, tokenizer, dvae, tokens, pictures, unseen
+    return fit(clip_stage(config, *learning, run.seed), run)
 
 
 def check_folder(out: Path) -> None:
@@ -384,10 +244,3 @@ def sample_captions(data: Source, tokenizer: Tokenizer, n: int = SHOWN) -> list[
             caption = caption[: len(caption) * 3 // 4]
         chosen[k] = caption
     return chosen
-
-
-def seeded(seed: int, build: Callable[[C], M], config: C) -> M:
-    """Build a model with initial weights that depend on the seed alone; the global generator is as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(config)

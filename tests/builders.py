@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from minidalle.bundle import Bundle
+from minidalle.clip import CLIP, CLIPConfig
 from minidalle.dalle import DALLE, DALLEConfig
 from minidalle.data import World
 from minidalle.dvae import DVAE, DVAEConfig
@@ -46,14 +47,20 @@ def tiny_dvae(**changes) -> DVAE:
     return DVAE(DVAEConfig(**{**sizes, "input_kernel": 3, "patch": 2, **changes})).eval()
 
 
+def tiny_clip(V=20, T=4, size=8) -> CLIP:
+    """A CLIP of 8×8 pictures, whose initial weights carry signals far enough."""
+    return CLIP(CLIPConfig(size, V, T, D=16, H=2, L=2, E=8, width=4, halvings=1)).eval()
+
+
 def tiny_bundle(seed: int = 0) -> Bundle:
-    """A complete, untrained bundle; another seed has other weights and the same shapes."""
+    """A complete, untrained bundle with a CLIP; another seed has other weights and the same shapes."""
     torch.manual_seed(seed)
     tokenizer = Tokenizer.train(CAPTIONS, V=280, T=12)
     dvae = tiny_dvae()
     c = dvae.config
     dalle = tiny_dalle(tokenizer.V, 12, c.K, c.grid, c.grid)
-    return Bundle("tiny-test", tokenizer, dvae, dalle, "# a card")
+    clip = tiny_clip(tokenizer.V, 12, c.size)
+    return Bundle("tiny-test", tokenizer, dvae, dalle, "# a card", clip)
 
 
 def world_bundle() -> Bundle:

@@ -43,6 +43,8 @@ QUICK = replace(
         ema=0.9,
         ema_every=2,
     ),
+    clip=replace(CI.clip, D=16, H=2, E=8, width=4),
+    clip_training=replace(CI.clip_training, steps=12, batch=4, warmup=2, save_every=3),
 )
 
 
@@ -55,12 +57,14 @@ def lines(out: Path) -> list[dict]:
 def assert_same_run(one: Path, other: Path) -> None:
     """Bit for bit the same weights, averages, optimisers, generators, log, files and samples."""
     assert lines(one) == lines(other)
-    for stage in ("dVAE", "DALL·E"):
+    for stage in ("dVAE", "DALL·E", "CLIP"):
         paths = found(one / "checkpoints", stage)
         assert [p.name for p in paths] == [p.name for p in found(other / "checkpoints", stage)]
         for path in paths:
             assert_same_checkpoint(path, other / "checkpoints" / path.name)
-    for name in ("dvae.safetensors", "dalle.safetensors", "tokenizer.json", "config.json"):
+    files = sorted(path.name for path in one.glob("*.safetensors"))
+    assert files == sorted(path.name for path in other.glob("*.safetensors"))
+    for name in (*files, "tokenizer.json", "config.json"):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
     pictures = sorted(path.name for path in one.glob("*.png"))
     assert pictures == sorted(path.name for path in other.glob("*.png"))
@@ -169,7 +173,10 @@ class HalfFile:
 
 
 def main(out: str, *words: str) -> None:
-    """words: f32, adamw, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch, held."""
+    """words: f32, adamw, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch, held, clip.
+
+    Without the last there is no CLIP, whose loss is about what one process computes at once.
+    """
     me = os.environ.get("RANK", "0")
     options = dict(word.split("=") for word in words if "=" in word)
     dvae, dalle = QUICK.dvae_training, QUICK.dalle_training
@@ -185,6 +192,8 @@ def main(out: str, *words: str) -> None:
     if "kill" in options:
         die_at_random(int(options["kill"]))
     small = replace(QUICK, dvae_training=dvae, dalle_training=dalle)
+    if "clip" not in words:
+        small = replace(small, clip=None, clip_training=None)
     if "held" in words:
         note_what_is_held(Path(f"{out}.held{me}"))
     if "watch" in words:

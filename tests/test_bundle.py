@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import minidalle.bundle as room
-from minidalle.bundle import FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
+from minidalle.bundle import CLIP_NAME, FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
+from minidalle.clip import CLIPConfig, best_of
 from minidalle.files import fingerprint, text_fingerprint
+
+ALL = (*NAMES, CLIP_NAME)  # the files of a bundle that can rank
+PARTS = tuple(KINDS)  # dvae, dalle, clip
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +52,7 @@ def test_a_saved_bundle_draws_identical_pictures(saved, tmp_path):
     two = load(one.save(tmp_path / "again"), "cpu")
     first, second = (b.draw(["a red circle", "a star"], n=3, seed=4) for b in (one, two))
     assert (first.tokens == second.tokens).all() and (first.pictures == second.pictures).all()
-    for name in (*NAMES, "README.md"):
+    for name in (*ALL, "README.md"):
         assert (saved / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
@@ -58,7 +63,8 @@ def test_what_is_saved_is_the_model_in_16_bit(saved):
     assert loaded.dvae.config == original.dvae.config
     assert loaded.dalle.config == original.dalle.config
     assert loaded.tokenizer.to_json() == original.tokenizer.to_json()
-    for part in ("dvae", "dalle"):
+    assert loaded.clip.config == original.clip.config
+    for part in PARTS:
         old, new = getattr(original, part).state_dict(), getattr(loaded, part).state_dict()
         assert old.keys() == new.keys()
         for name, tensor in new.items():
@@ -69,7 +75,7 @@ def test_what_is_saved_is_the_model_in_16_bit(saved):
 
 def test_a_bundle_has_its_files_and_no_others(saved):
     """config.json, tokenizer, two weights and the card; no temporary file is left."""
-    assert sorted(path.name for path in saved.iterdir()) == sorted([*NAMES, "README.md"])
+    assert sorted(path.name for path in saved.iterdir()) == sorted([*ALL, "README.md"])
 
 
 def test_a_card_is_optional(folder):
@@ -121,10 +127,81 @@ def test_wrong_requests_are_errors(saved, captions, settings, words):
         load(saved, "cpu").draw(captions, **settings)
 
 
+# ---------------------------------------------------------------------------------------- choosing
+
+
+def test_similarity_is_clips(saved):
+    """Every picture against every caption, from bytes and from floats, as the model itself says."""
+    bundle = load(saved, "cpu")
+    drawn = bundle.draw(["a red circle", "a star"], n=2, seed=1)
+    captions = ["a red circle", "a star", "the word cat"]
+    floats = torch.from_numpy(drawn.pictures).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        expected = bundle.clip.similarity(floats, bundle.tokenizer.encode(captions))
+    assert expected.shape == (4, 3)
+    assert torch.allclose(bundle.similarity(drawn.pictures, captions), expected, atol=1e-6)
+    assert torch.allclose(bundle.similarity(floats, captions), expected, atol=1e-6)
+    one = bundle.similarity(drawn.pictures, "a star")
+    assert torch.allclose(one, expected[:, 1:2], atol=1e-6)
+
+
+def test_the_best_of_many_are_drawn_best_first(saved):
+    """The candidates are those of a plain drawing; each caption keeps its own n best, tokens and all."""
+    bundle, captions = load(saved, "cpu"), ["a red circle", "the word cat"]
+    every = bundle.draw(captions, n=6, seed=2)
+    best = bundle.draw(captions, n=2, seed=2, best_of=6)
+    scores = torch.stack(
+        [bundle.similarity(every.pictures[6 * k :][:6], captions[k])[:, 0] for k in (0, 1)]
+    )
+    kept = [6 * k + int(i) for k in (0, 1) for i in best_of(scores, 2)[k]]
+    assert kept != [0, 1, 6, 7] and best.captions == (captions[0],) * 2 + (captions[1],) * 2
+    assert (best.pictures == every.pictures[kept]).all()
+    assert (best.tokens == every.tokens[kept]).all()
+    assert "best of 6" in best.title
+    everything = bundle.draw(captions, n=6, seed=2, best_of=6)
+    assert sorted(everything.tokens.tolist()) == sorted(every.tokens.tolist())
+
+
+def test_what_clip_prefers_is_kept(saved, monkeypatch):
+    """A judge who likes red keeps the reddest candidates of every caption."""
+    bundle = load(saved, "cpu")
+
+    def redness(pictures, captions):
+        return torch.from_numpy(pictures[..., 0].astype(float).mean((1, 2)))[:, None]
+
+    monkeypatch.setattr(bundle, "similarity", redness, raising=False)
+    every = bundle.draw(["a star", "a cat"], n=8, seed=5)
+    best = bundle.draw(["a star", "a cat"], n=3, seed=5, best_of=8)
+    red = redness(every.pictures, "")[:, 0].view(2, 8).sort(1, descending=True).values[:, :3]
+    assert redness(best.pictures, "")[:, 0].tolist() == red.flatten().tolist()
+
+
+@pytest.mark.parametrize(("n", "many"), [(3, 2), (1, 0), (0, 4), (2, -1)])
+def test_fewer_candidates_than_pictures_are_an_error(saved, n, many):
+    """Both numbers are named."""
+    with pytest.raises(ValueError, match=f"best {n} of {many}"):
+        load(saved, "cpu").draw("a star", n=n, best_of=many)
+
+
+def test_a_bundle_without_clip_loads_and_draws(saved, tmp_path):
+    """As all did before there was one; only choosing is an error, which names the model."""
+    bare = load(saved, "cpu")
+    bare.clip = None
+    loaded = load(bare.save(tmp_path / "bare"), "cpu")
+    assert loaded.clip is None and not (tmp_path / "bare" / CLIP_NAME).exists()
+    assert (loaded.draw("a star", 2).tokens == load(saved, "cpu").draw("a star", 2).tokens).all()
+    for ask in (
+        lambda: loaded.draw("a star", best_of=4),
+        lambda: loaded.similarity(np.zeros((1, 8, 8, 3), np.uint8), "a star"),
+    ):
+        with pytest.raises(ValueError, match="'tiny-test' has no CLIP"):
+            ask()
+
+
 # ----------------------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_missing_file_is_named(folder, name):
     """A bundle is complete or it is none."""
     (folder / name).unlink()
@@ -145,7 +222,7 @@ def test_bundled_names_are_listed_if_there_are_none(tmp_path, monkeypatch):
         load("tiny")
 
 
-@pytest.mark.parametrize("part", ["dvae", "dalle"])
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("size", [0, 4, 100, -1])
 def test_truncated_weights_are_an_error_that_names_the_file(folder, part, size):
     """Empty, cut in the header, cut by one byte."""
@@ -155,7 +232,7 @@ def test_truncated_weights_are_an_error_that_names_the_file(folder, part, size):
         load(folder)
 
 
-@pytest.mark.parametrize("part", ["dvae", "dalle"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_single_changed_weight_is_noticed(folder, part):
     """The fingerprint covers every value."""
     path = folder / f"{part}.safetensors"
@@ -167,7 +244,7 @@ def test_a_single_changed_weight_is_noticed(folder, part):
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["dvae.safetensors", "dalle.safetensors"])
+@pytest.mark.parametrize("name", [f"{part}.safetensors" for part in PARTS])
 def test_files_of_two_models_cannot_be_mixed(folder, tmp_path, name):
     """Same shapes, other training."""
     other = tiny_bundle(seed=1).save(tmp_path / "other")
@@ -212,6 +289,12 @@ def test_files_that_are_no_json_of_ours_are_named(folder, name, content):
         (lambda c: c["dvae"].update(K=12), "dvae.safetensors does not fit"),
         (lambda c: c["dalle"].update(T=13), "dalle.safetensors does not fit"),
         (lambda c: c["dalle"].update(L=3), "dalle.safetensors does not fit"),
+        (lambda c: c["clip"].update(L=3), "clip.safetensors does not fit"),
+        (lambda c: c["clip"].update(T=13), r"field clip\.T is 13, the other parts have 12"),
+        (lambda c: c["clip"].update(size=16), r"field clip\.size is 16, the other parts have 8"),
+        (lambda c: c["clip"].update(halvings=4), r"field clip: 8 pixels"),
+        (lambda c: c["fingerprints"].pop("clip"), r"fingerprints\.clip"),
+        (lambda c: c.pop("clip"), "config.json has fingerprint"),
     ],
 )
 def test_a_wrong_config_is_an_error_that_names_the_field(folder, change, words):
@@ -265,16 +348,19 @@ def reseal(folder: Path) -> None:
 
 def same_as(one: Bundle, two: Bundle) -> bool:
     """Whether two bundles are equal in everything that a picture depends on."""
-    states = [{**b.dvae.state_dict(), **b.dalle.state_dict()} for b in (one, two)]
+    states = [
+        {(part, name): t for part, m in b.models().items() for name, t in m.state_dict().items()}
+        for b in (one, two)
+    ]
     return (
-        (one.dvae.config, one.dalle.config) == (two.dvae.config, two.dalle.config)
+        [m.config for m in one.models().values()] == [m.config for m in two.models().values()]
         and one.tokenizer.to_json() == two.tokenizer.to_json()
         and states[0].keys() == states[1].keys()
         and all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     )
 
 
-FILES = (*NAMES, "README.md")
+FILES = (*ALL, "README.md")
 
 
 @given(data=st.data())
@@ -316,7 +402,7 @@ def test_bytes_that_are_no_text_are_named(folder, name):
         load(folder)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_folder_in_place_of_a_file_is_a_missing_file(folder, name):
     """It is there, but it is no file."""
     (folder / name).unlink()
@@ -351,6 +437,8 @@ OTHER_VALUES = [
     "é" * 999,
 ]
 CONFIG = fields(json.loads((room.BUNDLED / "tiny" / "config.json").read_text()))
+CONFIG += fields({"clip": asdict(CLIPConfig()), "fingerprints": {"clip": ""}})
+CONFIG = list(dict.fromkeys(CONFIG))  # the bundled model may have one, too
 
 
 @pytest.mark.parametrize("sealed", [True, False], ids=["as edited", "with new fingerprints"])
@@ -392,7 +480,7 @@ def test_harmless_changes_load(folder):
     assert (after.draw("a star", seed=1).pictures == before.pictures).all()
 
 
-@pytest.mark.parametrize("part", ["dvae", "dalle"])
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
     "dtype", ["int64", "int32", "uint8", "bool", "float64", "bfloat16", "float8_e4m3fn"]
 )
@@ -541,7 +629,7 @@ def test_a_card_comes_back_as_it_was(tmp_path, card):
 # -------------------------------------------------------------------------------- half-written
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "dvae.safetensors", "dalle.safetensors"])
+@pytest.mark.parametrize("name", ["tokenizer.json", *(f"{part}.safetensors" for part in PARTS)])
 def test_an_interrupted_save_leaves_no_seal(tmp_path, monkeypatch, name):
     """config.json comes last: without it nothing pretends to be a model."""
     write = room.write_atomically

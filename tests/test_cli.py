@@ -64,6 +64,13 @@ def test_draw_writes_a_picture_and_says_where(model, monkeypatch, capsys):
     assert Image.open(path).format == "PNG"
 
 
+def test_draw_keeps_the_best(model, monkeypatch, capsys):
+    """--best-of draws more and keeps --n of them for each caption."""
+    arguments = ["draw", "two green stars", "a cat", "--n", 2, "--best-of", 5, "--model", model]
+    code, out, err = run(monkeypatch, capsys, *arguments)
+    assert (code, err) == (0, "") and out.startswith("4 pictures in ")
+
+
 def test_the_same_seed_draws_the_same_picture(model, monkeypatch, capsys):
     """Byte for byte the same pixels; another seed draws others."""
     pixels = []
@@ -116,6 +123,7 @@ BAD = {
     "p": (["draw", "a", "--top-p", "1.5", "--model", MODEL], "not 1.5"),
     "temperature": (["draw", "a", "--temperature", "-1", "--model", MODEL], "not -1.0"),
     "no temperature": (["draw", "a", "--temperature", "nan", "--model", MODEL], "not nan"),
+    "best of too few": (["draw", "a", "--best-of", "3", "--model", MODEL], "best 4 of 3"),
     "missing model": (["draw", "a", "--model", "nowhere"], "no model 'nowhere'"),
     "folder as output": (["draw", "a", "--model", MODEL, "--out", "."], "is a folder"),
     "output below a file": (["draw", "a", "--model", MODEL, "--out", "file/a.png"], "file"),

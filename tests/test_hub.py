@@ -60,7 +60,7 @@ def test_what_is_pushed_is_what_loads(hub):
     assert bundle.push("somebody/my-model") == "https://hub.test/somebody/my-model"
     for path in Path("model").iterdir():
         assert (hub.root / "somebody/my-model" / path.name).read_bytes() == path.read_bytes()
-    assert len(list((hub.root / "somebody/my-model").iterdir())) == 5
+    assert len(list((hub.root / "somebody/my-model").iterdir())) == 6
     loaded = minidalle.load("somebody/my-model", "cpu")
     one, two = (b.draw("a star", n=2, seed=3) for b in (bundle, loaded))
     assert (one.tokens == two.tokens).all() and (one.pictures == two.pictures).all()

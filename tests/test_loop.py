@@ -26,9 +26,18 @@ from minidalle.checkpoint import found, read
 from minidalle.dalle import DALLE
 from minidalle.data import Order
 from minidalle.loop import Batch, Run, Stage, fit
-from minidalle.optim import Average, Together, adamw, decayed, move_averages, muon_and_adamw
+from minidalle.optim import (
+    Average,
+    Muon,
+    Together,
+    adamw,
+    decayed,
+    move_averages,
+    muon_and_adamw,
+    orthogonal,
+)
 from minidalle.presets import Training, preset
-from minidalle.train import dalle_optimizer
+from minidalle.stages import dalle_optimizer
 
 STEPS = Training(
     steps=20, batch=4, lr=1e-2, warmup=2, clip=1.0, weight_decay=0.1, ema=0.9, save_every=4
@@ -239,6 +248,48 @@ def muon_part(model: Toy) -> torch.optim.Optimizer:
 
 def adamw_part(model: Toy) -> torch.optim.Optimizer:
     return torch.optim.AdamW([model.out.weight, model.norm.weight], lr=0.1)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6)])
+def test_muon_is_the_librarys(shape):
+    """The same steps as `torch.optim.Muon` on matrices, to the bit."""
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_muon_takes_a_kernel_as_a_matrix(memory):
+    """A kernel (n_out, n_in, k, k) moves as the matrix (n_out, n_in·k·k), however it lies in memory."""
+    torch.manual_seed(0)
+    kernel = torch.nn.Parameter(torch.randn(5, 4, 3, 3).to(memory_format=memory))
+    matrix = torch.nn.Parameter(kernel.detach().flatten(1).clone())
+    kernel.grad = torch.randn(5, 4, 3, 3)
+    matrix.grad = kernel.grad.flatten(1)
+    for p in (kernel, matrix):
+        Muon([p], lr=0.1).step()
+    assert torch.equal(kernel.flatten(1), matrix)
+
+
+def test_orthogonal_evens_out_the_singular_values():
+    """All singular values come near 1, though they begin two orders of magnitude apart."""
+    torch.manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(12, 12))[0] for _ in range(2))
+    before = torch.logspace(-1, 1, 12)
+    after = torch.linalg.svdvals(orthogonal(u @ before.diag() @ v.T).float())
+    assert after.min() > 0.6 and after.max() < 1.3
+
+
+def test_muon_refuses_vectors():
+    """A bias has no directions to even out."""
+    with pytest.raises(ValueError, match=r"not for shape \(3,\)"):
+        Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
 
 
 def test_averages_forget_the_beginning():

@@ -97,7 +97,14 @@ def test_processes_see_data_of_their_own(tmp_path):
 
 @pytest.mark.parametrize(
     ("how", "words", "die"),
-    [(DDP, "muon", 2), (DDP, "muon", 6), (DDP, "adamw rank=2", 7), (FSDP, "muon", 6)],
+    [
+        (DDP, "muon", 2),
+        (DDP, "muon", 6),
+        (DDP, "adamw rank=2", 7),
+        (FSDP, "muon", 6),
+        (DDP, "muon clip", 10),
+        (FSDP, "adamw clip", 10),
+    ],
 )
 def test_two_processes_go_on_after_a_kill(how, words, die, whole, tmp_path):
     """The first process is killed while it writes a checkpoint, the launcher ends the other; the rerun ends

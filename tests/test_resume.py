@@ -16,7 +16,7 @@ RUNS = 4  # each killed until it ends
 def whole(tmp_path_factory) -> Path:
     """A run that nobody killed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    launch(out)
+    launch(out, "clip")
     return out
 
 
@@ -24,11 +24,11 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, whole):
     """SIGKILL when half of the second checkpoint is on the disk: the first is good, the rest is removed,
     and the same command ends as if nothing had been."""
     out = tmp_path / "run"
-    assert launch(out, "die=2", check=False).returncode == -signal.SIGKILL
+    assert launch(out, "clip", "die=2", check=False).returncode == -signal.SIGKILL
     names = sorted(path.name for path in (out / "checkpoints").iterdir())
     assert len(names) == 2 and names[0].startswith(".dvae-00000006.safetensors.")
     assert read(found(out / "checkpoints", "dVAE")[-1]).step == 3
-    launch(out)
+    launch(out, "clip")
     assert_same_run(out, whole)
     assert not list(out.rglob(".*"))
 
@@ -39,7 +39,7 @@ def test_killed_at_random_a_run_ends_bit_for_bit_the_same(seed, tmp_path, whole,
     """SIGKILL at random moments until the run ends: every file is as without kills, but for the clock."""
     out, chance, kills = tmp_path / "run", random.Random(seed), 0
     while True:
-        answer = launch(out, f"kill={chance.randrange(10**6)}", check=False)
+        answer = launch(out, "clip", f"kill={chance.randrange(10**6)}", check=False)
         if answer.returncode == 0 or (out / "config.json").exists():
             break
         assert answer.returncode == -signal.SIGKILL, answer.stderr

@@ -15,12 +15,14 @@ FILES = {
     for path in PACKAGE.rglob("*.py")
     if path.parent.name != "checks"
 }
-MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle")
+MODELS = ("tokenizer", "dvae", "schedules", "masks", "transformer", "dalle", "clip")
 ABOVE = {
     "show",
     "figures",
     "chapter",
     "train",
+    "stages",
+    "hub",
     "cli",
     "examine",
     "examiner",
@@ -119,8 +121,9 @@ def test_only_three_rooms_stand_above_training():
     """The command line, the judge, and what notebooks begin with; nothing that draws needs what trains."""
     users = {name for name, path in FILES.items() if "train" in rooms(path)}
     assert users <= {"cli", "examine", "chapter"}
-    for room in ("loop", "powersgd", "processes"):
-        assert {n for n, path in FILES.items() if room in rooms(path)} <= {"train", "loop"}, room
+    inner = {"train", "stages", "loop"}
+    for room in ("stages", "loop", "powersgd", "processes"):
+        assert {n for n, path in FILES.items() if room in rooms(path)} <= inner, room
 
 
 def test_nothing_is_pickled():

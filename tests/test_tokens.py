@@ -9,7 +9,7 @@ from builders import tiny_dvae
 from torch.utils.data import IterableDataset
 
 import minidalle.tokens as room
-from minidalle.data import Example, Order, Reading, to_float
+from minidalle.data import Example, FewFamilies, Order, Reading, to_float
 from minidalle.tokens import encode_once
 
 
@@ -189,3 +189,31 @@ def test_an_order_is_a_shuffled_pass_after_another():
     assert order([25, 3]) == [passes[2][5], passes[0][3]]
     with pytest.raises(ValueError, match="0 examples"):
         Order(0, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("n", "families", "together"), [(120, 3, 2), (123, 11, 1), (40, 1, 1), (50, 2, 2)]
+)
+def test_a_batch_of_few_families_is_near(n, families, together):
+    """Every part of a batch is of one family; each family comes before any comes again; within a family
+    every example is seen before any is seen again; a position alone decides, whoever asks."""
+    order = FewFamilies(n, seed=1, batch=8, families=families, together=together)
+    part = 8 // together
+    indices = order(range(80 * part))
+    parts = [indices[k : k + part] for k in range(0, len(indices), part)]
+    kinds = [{index % families for index in each} for each in parts]
+    assert all(len(kind) == 1 for kind in kinds) and len(parts) == 80
+    for k in range(0, 80 - families, families):
+        assert len(set.union(*kinds[k : k + families])) == families
+    for k in range(families):
+        members = set(range(k, n, families))
+        once = [index for index in indices if index % families == k][: len(members)]
+        assert len(set(once)) == len(once) and set(once) <= members
+    assert order(range(37, 41)) == indices[37:41]
+    assert FewFamilies(n, 2, 8, families, together)(range(len(indices))) != indices
+
+
+def test_families_divide_a_batch():
+    """Equal parts, or an error with both numbers."""
+    with pytest.raises(ValueError, match="batch of 9 .* 2 families"):
+        FewFamilies(40, 0, 9, 3, 2)

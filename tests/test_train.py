@@ -15,18 +15,22 @@ from PIL import Image
 from runs import QUICK, assert_same_run
 
 import minidalle.checkpoint
+import minidalle.loop
+import minidalle.stages as stages
 import minidalle.train as room
 from minidalle import cli
 from minidalle.bundle import load
 from minidalle.candidates import ask, decode, encode, paint
+from minidalle.clip import CLIP
 from minidalle.dalle import DALLE
-from minidalle.data import Order, World, to_float
+from minidalle.data import FewFamilies, Order, World, to_float
 from minidalle.data.emoji import FONTS, NAMES
 from minidalle.examine import CEILING, SAMPLE, TRUE
 from minidalle.examiner import EXAMINER_SEED, Examiner, train_examiner
 from minidalle.loop import REPORTS, Portion
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
 from minidalle.scores import Share, pooled
+from minidalle.tokens import encode_once
 from minidalle.world import family
 
 CI = preset("ci")
@@ -46,13 +50,14 @@ def quick(tmp_path_factory) -> Path:
 def test_a_run_leaves_a_model_a_log_and_samples(quick):
     """The folder is a bundle that draws; the log has every promised figure; the grid is a PNG."""
     lines = [json.loads(line) for line in (quick / "log.jsonl").read_text().splitlines()]
-    stages = {line["stage"]: line for line in lines}
-    assert list(stages) == ["tokenizer", "dVAE", "tokens", "DALL·E"]
-    assert stages["dVAE"].keys() >= {"psnr_hard", "codes_used", "perplexity"}
-    assert stages["DALL·E"].keys() >= {"text_nats", "image_nats", "samples_per_second"}
-    assert stages["dVAE"].keys() >= {"train_loss", "tau", "rate", "samples_per_second"}
+    last = {line["stage"]: line for line in lines}
+    assert list(last) == ["tokenizer", "dVAE", "tokens", "DALL·E", "CLIP"]
+    assert last["dVAE"].keys() >= {"psnr_hard", "codes_used", "perplexity"}
+    assert last["DALL·E"].keys() >= {"text_nats", "image_nats", "samples_per_second"}
+    assert last["CLIP"].keys() >= {"found", "found_near", "scale", "train_captions_found"}
+    assert last["dVAE"].keys() >= {"train_loss", "tau", "rate", "samples_per_second"}
     assert sum(line["stage"] == "dVAE" for line in lines) == REPORTS
-    for stage in ("dvae", "dalle"):
+    for stage in ("dvae", "dalle", "clip"):
         assert len(list(quick.glob(f"samples-{stage}-*.png"))) == REPORTS
     assert Image.open(quick / "samples.png").format == "PNG"
     assert len(load(quick).draw("a small red circle", n=2).pictures) == 2
@@ -85,7 +90,7 @@ def test_a_seed_decides_everything(tmp_path):
 def test_what_is_returned_is_what_is_saved(tmp_path):
     """The bundle in memory and the one on disk have the same weights, so the samples are the files'."""
     returned = room.train(QUICK, tmp_path / "run")
-    for part in ("dvae", "dalle"):
+    for part in ("dvae", "dalle", "clip"):
         saved = getattr(load(tmp_path / "run"), part).state_dict()
         for name, tensor in getattr(returned, part).state_dict().items():
             assert torch.equal(tensor, saved[name]), name
@@ -124,7 +129,7 @@ def test_stage_two_leaves_the_dvae_alone(tmp_path, monkeypatch):
 def test_every_parameter_is_in_exactly_one_group():
     """Muon has the layers' matrices, AdamW the rest."""
     model = DALLE(QUICK.dalle)
-    groups = [g["params"] for g in room.dalle_optimizer(QUICK.dalle_training, model).param_groups]
+    groups = [g["params"] for g in stages.dalle_optimizer(QUICK.dalle_training, model).param_groups]
     ids = [id(p) for group in groups for p in group]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
     matrices = [p for p in model.transformer.layers.parameters() if p.ndim == 2]
@@ -134,12 +139,12 @@ def test_every_parameter_is_in_exactly_one_group():
 def test_bpe_dropout_is_drawn_anew_every_step_and_alike_everywhere():
     """Stage 2's text: other pieces when a caption comes again, the same in every process's part; the number
     of text targets that the loss is divided by is that of the whole batch, a part's share of it."""
-    tokenizer = room.train_tokenizer(World(CI.families, 24, where=CI.where), 384, 24)
+    tokenizer = stages.train_tokenizer(World(CI.families, 24, where=CI.where), 384, 24)
     captions = ["a small red circle", "a large blue square", "one green star", "a yellow heart"]
     tokens = [(caption, torch.zeros(36, dtype=torch.int64)) for caption in captions]
     config = replace(QUICK.dalle, V=tokenizer.V, T=24)
     t = replace(QUICK.dalle_training, dropout=0.5)
-    stage = room.dalle_stage(config, t, tokenizer, tokens, None, None, seed=0)
+    stage = stages.dalle_stage(config, t, tokenizer, tokens, None, None, seed=0)
     text, image, targets = stage.load(range(4), Portion(slice(0, 4), 1))
     parts = [stage.load(range(4), Portion(slice(k, k + 2), 2)) for k in (0, 2)]
     assert torch.equal(torch.cat([part[0] for part in parts]), text) and len(image) == 4
@@ -155,9 +160,92 @@ def test_a_collapse_is_reported(capsys, quick):
     """A dVAE that uses one code for everything earns a warning."""
     dvae = load(quick).dvae
     torch.nn.init.zeros_(dvae.encoder.layers[-1].weight)
-    room.examine_dvae(dvae, torch.rand(4, 3, 24, 24))
+    stages.examine_dvae(dvae, torch.rand(4, 3, 24, 24))
     out = capsys.readouterr()
     assert "warning: only 1 of 64 codes" in out.out + out.err
+
+
+@pytest.fixture
+def learning(quick) -> tuple:
+    """What CLIP learns from, with three families of the world: tokenizer, dVAE, tokens, source, unseen."""
+    data = World(("attributes", "objects", "creatures"), 24)
+    bundle = load(quick)
+    tokens = encode_once(bundle.dvae, data, 60, quick.parent / "three")
+    few = World(("attributes", "objects", "creatures"), 24, "test")
+    examples = [few[i] for i in range(9)]
+    unseen = stages.Unseen(to_float([e.picture for e in examples]), [e.caption for e in examples])
+    return bundle.tokenizer, bundle.dvae, tokens, data, unseen
+
+
+def test_clip_learns_from_near_captions_and_decoded_pictures(learning):
+    """Pairs of the training split, one or two families a step; the share of steps that show what the dVAE
+    decodes; the parts of two processes are one batch."""
+    tokenizer, _, tokens, data, _ = learning
+    t = replace(QUICK.clip_training, batch=8, families=2, decoded=0.75)
+    config = replace(QUICK.clip, V=tokenizer.V, T=tokenizer.T)
+    stage = stages.clip_stage(config, t, *learning, seed=0)
+    known = [tokens[i] for i in range(60)]
+    kinds = []
+    for step in range(8):
+        positions = range(8 * step, 8 * step + 8)
+        text, pictures = stage.load(positions, Portion(slice(0, 8), 1))
+        halves = [stage.load(positions, Portion(slice(k, k + 4), 2)) for k in (0, 4)]
+        for whole, *pieces in zip((text, pictures), *halves, strict=True):
+            assert torch.equal(whole, torch.cat(pieces))
+        rows = FewFamilies(60, 0, 8, 3, 2)(positions)
+        assert len({row % 3 for row in rows}) <= 2
+        assert torch.equal(text, tokenizer.encode([known[row][0] for row in rows], cut=True))
+        kinds.append(pictures.dtype)
+        if pictures.dtype == torch.int64:
+            assert torch.equal(pictures, torch.stack([known[row][1] for row in rows]))
+        else:
+            assert torch.equal(pictures, to_float([data[row].picture for row in rows]))
+        assert [data[row].caption for row in rows] == [known[row][0] for row in rows]
+    assert kinds.count(torch.int64) == 6 and kinds.count(torch.float32) == 2
+
+
+def test_what_clip_finds_is_counted(learning):
+    """Among all and among its own family: by hand, from the similarities."""
+    tokenizer, dvae, _, _, unseen = learning
+    torch.manual_seed(1)
+    model = CLIP(replace(QUICK.clip, V=tokenizer.V, T=tokenizer.T)).eval()
+    text = tokenizer.encode(unseen.captions, cut=True)
+    pictures = stages.decode_all(dvae, unseen.pictures)
+    with torch.no_grad():
+        table = model.similarity(pictures, text)
+    everything = sum(int(table[k].argmax()) == k for k in range(9)) / 9
+    near = sum(int(table[k, k % 3 :: 3].argmax()) == k // 3 for k in range(9)) / 9
+    found = stages.examine_clip(model, pictures, text, 3)
+    assert found["found"] == pytest.approx(everything) and len(set(unseen.captions)) == 9
+    assert found["found_near"] == pytest.approx(near)
+    assert stages.nearest_captions(model, pictures, text, unseen.captions).size[0] > 24
+
+
+def test_clip_learns_from_the_training_split_alone(tmp_path, monkeypatch):
+    """The stage is given the training pictures and their tokens; test captions are for its figures."""
+    seen, ours = {}, room.clip_stage
+
+    def watch(config, t, tokenizer, dvae, tokens, source, unseen, seed):
+        seen.update(split=source.split, captions=[tokens[i][0] for i in range(len(tokens))])
+        stage = ours(config, t, tokenizer, dvae, tokens, source, unseen, seed)
+        ids = {id(p) for g in stage.optimizer(stage.model).param_groups for p in g["params"]}
+        assert ids == {id(p) for p in stage.model.parameters()}
+        assert not any(p.requires_grad for p in dvae.parameters())
+        return stage
+
+    monkeypatch.setattr(room, "clip_stage", watch)
+    room.train(QUICK, tmp_path / "run", seed=3)
+    data = World(CI.families, 24, "train", 3, CI.where)
+    assert seen == {"split": "train", "captions": data.captions(40)}
+
+
+def test_a_preset_without_clip_trains_none(tmp_path):
+    """The bundle has none and says so when it is asked to choose; the log has no such stage."""
+    bare = replace(QUICK, clip=None, clip_training=None)
+    bundle = room.train(bare, tmp_path / "run", seed=3)
+    assert bundle.clip is None and load(tmp_path / "run").clip is None
+    assert not (tmp_path / "run" / "clip.safetensors").exists()
+    assert '"CLIP"' not in (tmp_path / "run" / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -166,13 +254,24 @@ def test_presets_fit_together(name):
     p = preset(name)
     assert p.dvae.K == p.dalle.K and p.dvae.grid == p.dalle.h == p.dalle.w
     assert all(family(each).slots for each in p.families)
+    assert (p.clip is None) == (p.clip_training is None)
+    if p.clip:
+        assert (p.clip.V, p.clip.T, p.clip.size) == (p.dalle.V, p.dalle.T, p.dvae.size)
+        assert p.clip_training.batch % min(p.clip_training.families, len(p.families)) == 0
     assert isinstance(p.dvae_training, DVAETraining) and isinstance(p.dalle_training, DALLETraining)
 
 
 def test_a_run_goes_on_where_it_was_stopped(quick, tmp_path, monkeypatch):
     """Stopped in each stage, between them and while the bundle is written: bit for bit the same folder."""
     out = tmp_path / "run"
-    for where, times in (("Batch.to", 8), ("encode_once", 0), ("Batch.to", 5), ("Bundle.save", 0)):
+    for where, times in (
+        ("Batch.to", 8),
+        ("encode_once", 0),
+        ("Batch.to", 5),
+        ("clip_stage", 0),
+        ("Batch.to", 7),
+        ("Bundle.save", 0),
+    ):
         with monkeypatch.context() as planted:
             plant(planted, where, times)
             with pytest.raises(Planted):
@@ -187,8 +286,8 @@ class Planted(Exception):
 
 def plant(patch, where: str, times: int) -> None:
     """End the run when a function of its is called once more than ``times``."""
-    owner, _, name = f"{room.__name__}.{where}".rpartition(".")
-    target = room if owner == room.__name__ else getattr(room, owner.rpartition(".")[2])
+    owner, _, name = where.rpartition(".")
+    target = {"": room, "Batch": minidalle.loop.Batch, "Bundle": room.Bundle}[owner]
     ours, calls = getattr(target, name), []
 
     def stop(*arguments, **settings):
@@ -337,9 +436,9 @@ def test_captions_longer_than_the_model_reads_are_cut_and_counted(tmp_path):
         )
     room.train(QUICK, tmp_path / "run", data=f"folder:{tmp_path}/in")
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    stages = {line["stage"]: line for line in lines}
-    assert stages["tokenizer"]["T"] == load(tmp_path / "run").dalle.config.T == room.LONGEST
-    assert 10 < stages["tokens"]["captions_cut"] < 30 and stages["tokens"]["pictures"] == 40
+    last = {line["stage"]: line for line in lines}
+    assert last["tokenizer"]["T"] == load(tmp_path / "run").dalle.config.T == stages.LONGEST
+    assert 10 < last["tokens"]["captions_cut"] < 30 and last["tokens"]["pictures"] == 40
 
 
 def test_a_folder_too_small_for_a_test_split_is_reported(tmp_path, capsys):

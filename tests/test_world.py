@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import minidalle
 from minidalle.data import World, batches, to_float, to_uint8
 from minidalle.presets import PRESETS
-from minidalle.train import train_tokenizer
+from minidalle.stages import train_tokenizer
 from minidalle.world import FAMILIES, SIZES, SPLITS, Scene, family
 from minidalle.world.canvas import HELD_OUT_PAIRS, PALETTE, SHAPES, outline
 from minidalle.world.lettering import STROKES, WORDS

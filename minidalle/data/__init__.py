@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from ..world import FAMILIES
 from .base import (
     Example,
+    FewFamilies,
     Order,
     Reading,
     Skipped,
@@ -28,6 +29,7 @@ from .scenes import World
 
 __all__ = [
     "Example",
+    "FewFamilies",
     "Order",
     "Reading",
     "Skipped",

@@ -197,7 +197,34 @@ class Order:
         return [int(permutation(self.n, self.seed, p // self.n)[p % self.n]) for p in positions]
 
 
-@lru_cache(maxsize=4)
+class FewFamilies:
+    """An order like `Order` whose batches are of few families, so that their captions are near.
+
+    n: examples, of which number i belongs to family i mod ``families``; 1 is a plain `Order`. A batch has
+    ``together`` equal parts of one family each; each family comes once before any comes again.
+    Raises ValueError unless the parts are equal.
+    """
+
+    def __init__(self, n: int, seed: int, batch: int, families: int, together: int):
+        if batch % together:
+            raise ValueError(f"a batch of {batch} does not divide into {together} families")
+        self.part = batch // together
+        self.families = Order(families, seed)
+        self.members = [Order(len(range(k, n, families)), seed + k) for k in range(families)]
+
+    def __call__(self, positions: Sequence[int]) -> list[int]:
+        """Which examples stand at these positions."""
+        return [self._index(position) for position in positions]
+
+    def _index(self, position: int) -> int:
+        part, place = divmod(position, self.part)
+        (k,) = self.families([part])
+        earlier = part // self.families.n  # parts that were of this family
+        (member,) = self.members[k]([earlier * self.part + place])
+        return k + member * self.families.n
+
+
+@lru_cache(maxsize=64)
 def permutation(n: int, seed: int, epoch: int) -> Tensor:
     """The shuffled numbers 0 … n − 1 of one pass."""
     return torch.randperm(n, generator=generator_of(seed, epoch))
