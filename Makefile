@@ -37,6 +37,7 @@ lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 
 weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour on two cores)
 	$(BIN)/minidalle train --preset tiny --out runs/tiny
+	$(BIN)/minidalle examiner --out minidalle/weights/examiner
 	$(BIN)/minidalle examine --model runs/tiny --curve 20 --card --json runs/tiny/scores.json
 	mkdir -p minidalle/weights/tiny
 	cd runs/tiny && cp config.json tokenizer.json log.jsonl *.safetensors README.md $(CURDIR)/minidalle/weights/tiny/

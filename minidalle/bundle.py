@@ -242,7 +242,7 @@ def find(model: str | Path, names: Sequence[str] = NAMES) -> Path:
             return folder
     if is_hub_id(model):
         return find(download(model, (*NAMES, CLIP_NAME, "README.md")), names)
-    bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/config.json")))
+    bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/dalle.safetensors")))
     raise FileNotFoundError(
         f"there is no model {str(model)!r}; bundled: {bundled or 'none'}; else give a folder "
         "or OWNER/NAME on the Hugging Face hub"

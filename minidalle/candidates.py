@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .bundle import TEMPERATURE, TOP_K, Bundle
-from .data import World, to_float
+from .data import to_float
 from .device import autocast
+from .examiner import fresh
 from .generate import Sampling, generate
 from .presets import Preset
 from .world import FAMILIES, Scene
@@ -71,9 +72,8 @@ class Clock:
 def ask(
     trained_on: Preset, family: str, split: str, n: int, seed: int
 ) -> tuple[list[Scene], list[str]]:
-    """The first n scenes of a family and split, and a caption for each."""
-    source = World([family], trained_on.dvae.size, split, seed, trained_on.where)
-    scenes, captions = zip(*(source.scene(i) for i in range(n)), strict=True)
+    """The first n scenes of a family and split that no examiner learned from, and a caption for each."""
+    scenes, captions = zip(*fresh(family, split, n, seed, trained_on.where), strict=True)
     return list(scenes), list(captions)
 
 

@@ -199,6 +199,47 @@ def gallery(
 
 
 @app.command()
+def examiner(
+    out: Annotated[Path, typer.Option(help="Folder of the weights and their card.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 4000,
+    n: Annotated[int, typer.Option(min=1, help="Pictures a row of its own examination.")] = 400,
+    seed: Seed = 0,
+) -> None:
+    """Train the examiner that judges 64-pixel pictures of the whole world, and examine it.
+
+    Takes about ten minutes on two cores; eight times on the way it says what the examiner reads worst. Its
+    card has every row of the examination.
+
+    Example:  minidalle examiner --out minidalle/weights/examiner
+    """
+    from time import perf_counter
+
+    from .data import World
+    from .examiner import (
+        EXAMINER_SEED,
+        examine_examiner,
+        examiner_card,
+        save_examiner,
+        train_examiner,
+        weakest,
+    )
+    from .world import FAMILIES
+
+    def watch(step: int, judge) -> None:
+        typer.echo(f"step {step}: {weakest(examine_examiner(judge, 25, seed))}")
+
+    check_writable(out / "config.json")
+    data = World(list(FAMILIES), 64, "train", EXAMINER_SEED)
+    start = perf_counter()
+    judge = train_examiner(data, steps, seed=seed, watch=watch)
+    minutes = (perf_counter() - start) / 60
+    findings = examine_examiner(judge, n, seed)
+    save_examiner(judge, out, examiner_card(judge, findings, seed, steps, minutes))
+    typer.echo(f"weakest: {weakest(findings)}")
+    typer.echo(f"examiner, trained in {minutes:.1f} minutes, in {out.resolve()}")
+
+
+@app.command()
 def world(
     family: Annotated[
         str | None,

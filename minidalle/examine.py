@@ -21,7 +21,7 @@ from .card import machine
 from .data import World
 from .device import choose_precision
 from .dvae import code_usage
-from .examiner import EXAMINER_SEED, Examiner, train_examiner
+from .examiner import EXAMINER_SEED, Examiner, load_examiner, train_examiner
 from .image_prompts import FAMILY, examine_prompts
 from .presets import Preset, preset
 from .scores import (
@@ -43,7 +43,8 @@ PAIR = 2  # candidates where there is no CLIP to choose: enough to see how much 
 POOL = 128  # candidates of the best-of-N curve
 CHANCE_SCENES = 500
 RADII = (0, 1, 2, 4, 8)  # pixels of blur (paper, figure 9; its pictures have 256 pixels on a side)
-STEPS = 1500  # of an examiner that is trained on the spot
+SHIPPED = 64  # pixels on a side that the examiner of the package reads
+STEPS = 1500  # of one that is trained on the spot
 
 TRUE, CEILING, SAMPLE, BEST = "true pictures", "ceiling", "one sample", f"best of {CANDIDATES}"
 OTHERS = "other true pictures"  # of other scenes: what FID compares with
@@ -55,9 +56,14 @@ Echo = Callable[[str], object]
 
 
 def find_examiner(trained_on: Preset, echo: Echo = print, steps: int = STEPS) -> Examiner:
-    """The examiner of a preset's pictures, trained on the spot where none of their size is shipped."""
+    """The examiner of a preset's pictures: the one that comes with the package, or for pictures of another
+    size one that is trained on the spot."""
     size = trained_on.dvae.size
-    echo(f"no examiner is shipped for {size} pixels: training one, {steps} steps")
+    if size == SHIPPED:
+        return load_examiner(size)
+    echo(
+        f"the examiner that comes along reads {SHIPPED} pixels: training one for {size}, {steps} steps"
+    )
     data = World(trained_on.families, size, "train", EXAMINER_SEED, trained_on.where)
     return train_examiner(data, steps)
 

@@ -304,7 +304,7 @@ def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["", *"draw train examine gallery world plan bench push convert reconstruct".split()],
+    ["", *"draw train examine examiner gallery world plan bench push convert reconstruct".split()],
 )
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""

@@ -107,7 +107,7 @@ def test_no_room_imports_one_that_comes_later():
             del left[name]
 
 
-JUDGING = {"examiner", "examine", "image_prompts", "gallery"}
+JUDGING = {"examiner", "examine", "candidates", "image_prompts", "gallery"}
 
 
 def test_nothing_that_draws_or_ranks_knows_the_judge():

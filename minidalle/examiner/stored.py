@@ -1,0 +1,175 @@
+"""The examiner's weights on disk, and its card.  (Chapter 12)
+
+    config.json  examiner.safetensors  README.md (the card)
+
+config.json lists every class of every head, so that an examiner is not taken for one of another world.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from ..bundle import BUNDLED
+from ..card import commit, machine
+from ..files import fingerprint, text_fingerprint, write_atomically, write_json
+from ..tokenizer import shorten
+from .examination import Finding, failures, table, weakest
+from .lessons import KEPT
+from .network import NOTHING, Examiner
+
+FORMAT = 1
+SHIPPED = BUNDLED / "examiner"
+
+
+def save_examiner(examiner: Examiner, folder: str | Path, card: str) -> Path:
+    """Write weights in 16 bit and the card into a folder, made if needed; config.json comes last.
+
+    Raises ValueError for weights beyond 16 bit.
+    """
+    folder = Path(folder)
+    tensors = {k: t.cpu().half().contiguous() for k, t in _weights(examiner).items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"examiner: a weight of {name} is no finite number in 16 bit")
+    folder.mkdir(parents=True, exist_ok=True)
+    data = save(tensors, metadata={"format": "pt"})
+    write_atomically(folder / "examiner.safetensors", lambda file: file.write(data))
+    write_atomically(folder / "README.md", lambda file: file.write(card.encode()))
+    facts = {"size": examiner.size, "families": list(examiner.families)}
+    facts["heads"] = {head: list(values) for head, values in examiner.heads.items()}
+    marks = {"config": text_fingerprint(json.dumps(facts)), "examiner": fingerprint(tensors)}
+    write_json(folder / "config.json", {"format": FORMAT, **facts, "fingerprints": marks})
+    return folder
+
+
+def load_examiner(size: int = 64, folder: str | Path = SHIPPED) -> Examiner:
+    """The examiner that comes with the package, or one from a folder, for pictures of ``size`` pixels.
+
+    Raises FileNotFoundError if a file is missing, and ValueError if it reads pictures of another size, knows
+    another world, or if a file is damaged or of another training. Chapter 12.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "examiner.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} has no examiner: {name} is missing; train one: minidalle examiner --out FOLDER"
+            )
+    config = _read_config(folder / "config.json")
+    if config["size"] != size:
+        raise ValueError(
+            f"{folder}: the examiner reads pictures of {config['size']} pixels, not of {size}; "
+            "train one for them with train_examiner"
+        )
+    examiner = Examiner(config["families"], size)
+    for head in examiner.heads.keys() | config["heads"].keys():
+        if list(examiner.heads.get(head, ())) != config["heads"].get(head):
+            raise ValueError(
+                f"{folder / 'config.json'}: field heads: the examiner knows another world, in which "
+                f"{shorten(head)} has other values; train it anew: minidalle examiner --out FOLDER"
+            )
+    path = folder / "examiner.safetensors"
+    tensors = _read_weights(path, examiner, config["fingerprints"]["examiner"])
+    examiner.load_state_dict({**examiner.state_dict(), **tensors})
+    return examiner.to(memory_format=torch.channels_last).eval()
+
+
+def _weights(examiner: Examiner) -> dict[str, torch.Tensor]:
+    """All but the norms' counts of training steps, which nothing needs."""
+    return {k: t.detach() for k, t in examiner.state_dict().items() if t.is_floating_point()}
+
+
+KINDS = {"format": int, "size": int, "families": list, "heads": dict, "fingerprints": dict}
+
+
+def _read_config(path: Path) -> dict:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}") from error
+    for field, kind in KINDS.items():
+        if not isinstance(config, dict) or type(config.get(field)) is not kind:
+            raise ValueError(f"{path}: field '{field}' is missing or no {kind.__name__}")
+    if config["format"] != FORMAT:
+        raise ValueError(f"{path}: format {config['format']} is not {FORMAT}; update minidalle")
+    facts = {field: config[field] for field in ("size", "families", "heads")}
+    found, expected = text_fingerprint(json.dumps(facts)), config["fingerprints"].get("config")
+    if found != expected or "examiner" not in config["fingerprints"]:
+        raise ValueError(
+            f"{path} has fingerprint {found}, its field fingerprints.config says "
+            f"{shorten(str(expected))}; the file was changed"
+        )
+    return config
+
+
+def _read_weights(path: Path, examiner: Examiner, mark: str) -> dict[str, torch.Tensor]:
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    if (found := fingerprint(tensors)) != mark:
+        raise ValueError(
+            f"{path} has fingerprint {found}, config.json expects {shorten(str(mark))}; the file was "
+            "changed or belongs to another examiner"
+        )
+    shapes = {name: t.shape for name, t in _weights(examiner).items()}
+    if shapes != {name: t.shape for name, t in tensors.items()}:
+        raise ValueError(f"{path} does not fit config.json: it holds tensors of other shapes")
+    return {name: t.float() for name, t in tensors.items()}
+
+
+# --------------------------------------------------------------------------------------------- the card
+
+
+CARD = """# minidalle · examiner
+
+The judge of the scoreboard (`minidalle examine`). Licence: CC BY 4.0.
+
+It reads the family and every fact off pictures of {size}×{size} pixels, or says "{nothing}".
+It is the measuring instrument and no contestant: nothing that draws, learns to draw or ranks sees it.
+So that it can judge zero-shot pictures, it learned from held-out compositions too, with scenes of its own:
+from the training split and {learned} in {kept} held-out scenes, told apart by their digest. The pictures
+below are of the test split and of the other held-out scenes: it cannot have learned from them. It never
+saw a picture that a model made.
+
+## Provenance
+
+- command: `minidalle examiner --seed {seed} --steps {steps} --out …`
+- commit: {commit}
+- machine: {machine}
+- minutes of training: {minutes:.1f}
+- parameters: {parameters:,}
+
+## Examination
+
+*read*: share of true pictures, never seen before, in which it reads the fact. *called wrong*: share of wrong
+pictures that it finds wrong; *all*: of all families together. *interlaced* is a way to spoil pictures that
+it did not learn. To reach: 0.99 in each row; {short} of {rows} are below. The weakest: {weakest}.
+
+{table}
+"""
+
+
+def examiner_card(
+    examiner: Examiner, findings: Sequence[Finding], seed: int, steps: int, minutes: float
+) -> str:
+    """The model card: what the examiner is for, where it comes from, and its whole examination."""
+    return CARD.format(
+        size=examiner.size,
+        nothing=NOTHING,
+        learned=KEPT - 1,
+        kept=KEPT,
+        seed=seed,
+        steps=steps,
+        commit=commit(),
+        machine=machine(torch.device("cpu")),
+        minutes=minutes,
+        parameters=sum(p.numel() for p in examiner.parameters()),
+        short=len(failures(findings)),
+        rows=len(findings),
+        weakest=weakest(findings),
+        table=table(findings),
+    )
