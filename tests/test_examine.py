@@ -178,7 +178,7 @@ def test_choosing_helps_and_only_by_clip(board):
     found = board(half, n=24)
     (first, _), (best, _) = (shares(found["average"], column) for column in (SAMPLE, BEST))
     assert 0.3 < first < 0.7 and best == 1
-    blind = board(half, n=40, blind=True)
+    blind = board(half, n=24, blind=True)
     assert 0.3 < shares(blind["average"], BEST)[0] < 0.7
     assert blind["families"][PLAIN]["test"][SAMPLE] == found["families"][PLAIN]["test"][SAMPLE]
 
