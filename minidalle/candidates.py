@@ -45,7 +45,8 @@ class Candidates:
     @property
     def best(self) -> Tensor:
         """The candidate of each caption that CLIP likes best, (C, 3, S, S)."""
-        return self.pictures[torch.arange(len(self.pictures)), self.similarity.argmax(1)]
+        order = self.similarity.argsort(dim=1, descending=True, stable=True)
+        return self.pictures[torch.arange(len(order)), order[:, 0]]
 
 
 class Clock:
