@@ -144,14 +144,15 @@ def gallery(
 ) -> Path:
     """Write the page ``out``.md and its pictures ``out``/FAMILY-SPLIT-k.png; returns the page's path.
 
-    model: as given to `load`, for the fingerprints. n: captions of each family and split. Raises ValueError
-    for n < 1 and for a model that was not trained on the world.
+    model: as given to `load`, for the fingerprints. n: captions of each family and split. With a CLIP these
+    are the pictures that the scoreboard counts first, given its seed (up to rounding). Raises ValueError for
+    n < 1 and for a model that was not trained on the world, FileExistsError where ``out`` is a file.
     """
     if n < 1:
         raise ValueError(f"--n must be at least 1, not {n}")
     trained_on = preset(bundle.name)
-    judge = examiner or find_examiner(trained_on, echo)
     out.mkdir(parents=True, exist_ok=True)
+    judge = examiner or find_examiner(trained_on, echo)
     body, every = [], []
     for family in trained_on.families:
         body.append(f"## {family}")

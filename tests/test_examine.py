@@ -1,13 +1,14 @@
 """The scoreboard's logic, with models and a judge of which the right answers are known."""
 
 import json
+import re
 
 import pytest
 import torch
 from builders import world_bundle
 
 import minidalle.candidates as room
-from minidalle import examine
+from minidalle import examine, scorecard
 from minidalle.candidates import Candidates, Clock, ask, draw_candidates, draw_tokens, noise, paint
 from minidalle.dvae import psnr
 from minidalle.examine import BEST, CEILING, OTHERS, SAMPLE, SHUFFLED, SPLITS, TRUE, scoreboard
@@ -362,6 +363,15 @@ def test_scores_replace_older_ones_in_a_card(board):
     for line in once.splitlines():
         if line.startswith("|"):
             assert line.endswith("|") and "{" not in line
+
+
+def test_every_field_is_documented(board):
+    """What `minidalle examine --json` writes is listed where it is put into words."""
+    documented = re.findall(r"^    (\w[\w ]*?)  ", scorecard.__doc__, re.MULTILINE)
+    found = board(half, curve=2)
+    assert set(found) | {"image prompts"} == set(documented)
+    listed = re.search(r"settings +(.+)", scorecard.__doc__)[1].split(", ")
+    assert list(found["settings"]) == listed
 
 
 def test_tables_have_as_many_cells_as_columns(board):

@@ -105,6 +105,12 @@ def test_a_page_shows_the_first_captions_of_each_split(made):
     assert "best of" not in text, "there is no CLIP"
 
 
+def test_a_file_in_the_way_is_noticed_before_the_work(tmp_path):
+    (tmp_path / "gallery").touch()
+    with pytest.raises(FileExistsError):
+        gallery("nowhere", world_bundle(), tmp_path / "gallery", 1, 0, lambda line: None)
+
+
 def test_a_page_says_what_it_was_made_from(made):
     text = made.read_text()
     config = json.loads((made.parent.parent / "model" / "config.json").read_text())
