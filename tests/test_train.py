@@ -169,12 +169,12 @@ def test_a_collapse_is_reported(capsys, quick):
 def learning(quick) -> tuple:
     """What CLIP learns from, with three families of the world: tokenizer, dVAE, tokens, source, unseen."""
     data = World(("attributes", "objects", "creatures"), 24)
-    bundle = load(quick)
-    tokens = encode_once(bundle.dvae, data, 60, quick.parent / "three")
+    tokenizer, dvae = stages.train_tokenizer(data, 384, 32, captions=200), load(quick).dvae
+    tokens = encode_once(dvae, data, 60, quick.parent / "three")
     few = World(("attributes", "objects", "creatures"), 24, "test")
     examples = [few[i] for i in range(9)]
     unseen = stages.Unseen(to_float([e.picture for e in examples]), [e.caption for e in examples])
-    return bundle.tokenizer, bundle.dvae, tokens, data, unseen
+    return tokenizer, dvae, tokens, data, unseen
 
 
 def test_clip_learns_from_near_captions_and_decoded_pictures(learning):
