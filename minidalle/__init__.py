@@ -6,7 +6,7 @@
 
 Read the files in this order: world, data, tokenizer, dvae, schedules, masks, transformer, dalle, generate,
 files, show, figures, bundle, presets, device, precision, adamw, counts, bench, plan, tokens, optim,
-checkpoint, log, powersgd, processes, loop, card, train, chapter, examiner, scores, candidates, image_prompts,
+checkpoint, log, powersgd, processes, loop, card, train, chapter, scores, examiner, candidates, image_prompts,
 examine, scorecard, gallery, torch_files, openai_dvae, cli.
 """
 
