@@ -29,16 +29,13 @@ SIDE = 128  # pixels on a side of a shown picture
 GAP, ABOVE, BELOW = 8, 20, 28  # pixels between pictures, for the column's name, for the verdict
 COLOURS_KEPT = 64  # of a picture file
 RIGHT, WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion
-WORDS = {
-    "test": "Fresh scenes",
-    "zero-shot": "Zero-shot: compositions that no training picture shows",
-}
+WORDS = {"test": "Fresh scenes", "zero-shot": "Zero-shot"}
 
 HEAD = """\
 # Gallery
 
 What the model `{name}` draws in each of its families. The captions are the first {n} of the family's
-test scenes, then the first {n} of its zero-shot scenes, compositions that no training picture shows; the
+fresh scenes, then the first {n} of its zero-shot scenes: compositions that no training picture shows. The
 samples are the first {samples} that were drawn. Nobody chose them{best}.
 
 Under each picture stands the verdict of an examiner, which has learned from true pictures only: a tick in a
@@ -51,7 +48,8 @@ It judges the true pictures, too, and may err there.
 
 Made by `{command}`, {commit}, from weights with the fingerprints {marks}.
 """
-CHOSE = ", except that CLIP picked the last picture of each row from the {} that were drawn first"
+CHOSE = """, except for the last picture of each row: the one
+that CLIP likes best of the {} that were drawn first"""
 
 
 @dataclass(frozen=True)
