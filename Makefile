@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
-.PHONY: help draw test quick book pictures lab weights format clean
+.PHONY: help draw test quick book pictures gallery lab weights format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,9 +47,13 @@ lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour on two cores)
 	$(BIN)/minidalle train --preset tiny --out runs/tiny
 	$(BIN)/minidalle examiner --out minidalle/weights/examiner
-	$(BIN)/minidalle examine --model runs/tiny --n 500 --card
+	$(BIN)/minidalle examine --model runs/tiny --curve 20 --card --json runs/tiny/scores.json
 	mkdir -p minidalle/weights/tiny
 	cd runs/tiny && cp config.json tokenizer.json log.jsonl *.safetensors README.md $(CURDIR)/minidalle/weights/tiny/
+
+gallery: $(VENV)/.installed  ## Draw the book's page of pictures with the bundled weights again
+	rm -f book/gallery/*.png
+	$(BIN)/minidalle gallery --out book/gallery
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/python -m ruff check --fix .

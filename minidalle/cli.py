@@ -129,37 +129,73 @@ def train(
 @app.command()
 def examine(
     model: ModelOption = "tiny",
-    n: Annotated[int, typer.Option(help="Pictures a cell of the table.")] = 200,
+    n: Annotated[int, typer.Option(help="Captions of each family and split.")] = 100,
     seed: Seed = 0,
+    curve: Annotated[
+        int,
+        typer.Option(
+            help="Also the curve of best of 1 … 128, over so many captions of each.",
+            show_default="no",
+        ),
+    ] = 0,
     json: Annotated[
         Path | None,
-        typer.Option(help="Also write the table as JSON.", show_default="no"),
+        typer.Option(help="Also write all figures as JSON.", show_default="no"),
     ] = None,
     card: Annotated[
-        bool, typer.Option("--card", help="Also write the table into the model's card.")
+        bool, typer.Option("--card", help="Also write the tables into the model's card.")
     ] = False,
 ) -> None:
     """Score a model: how often is a picture right in every fact its caption states?
 
-    Trains an independent examiner on world pictures first (a minute or two), then prints, for captions of
-    fresh and of never-seen compositions, the share that it finds right: of true pictures, of the dVAE's
-    reconstructions (the ceiling), and of one sample for each caption.
+    An independent examiner reads, for captions of fresh and of never-seen compositions, true pictures, the
+    dVAE's reconstructions (the ceiling), one sample, and the best of 32 by the model's CLIP. Beside that:
+    image prompts, FID and inception score, diversity, and a control with shuffled captions.
+
+    Example:  minidalle examine --model runs/ci --json scores.json
     """
     from .bundle import find, load, write_card
-    from .examine import scoreboard, with_scores
+    from .examine import scoreboard
     from .files import write_json
+    from .scorecard import section, with_scores
 
     bundle = load(model)
     if json is not None:
         check_writable(json)
-    rows = scoreboard(bundle, n, seed, echo=typer.echo)
+    board = scoreboard(bundle, n, seed, typer.echo, curve)
+    typer.echo("\n" + section(board))
     if json is not None:
-        write_json(json, rows)
-        typer.echo(f"table in {json.resolve()}")
+        write_json(json, board)
+        typer.echo(f"figures in {json.resolve()}")
     if card:
         folder = find(model)
-        write_card(folder, with_scores(bundle.card, rows, seed))
-        typer.echo(f"table in {(folder / 'README.md').resolve()}")
+        write_card(folder, with_scores(bundle.card, board))
+        typer.echo(f"tables in {(folder / 'README.md').resolve()}")
+
+
+@app.command()
+def gallery(
+    model: ModelOption = "tiny",
+    n: Annotated[int, typer.Option(help="Captions of each family and split.")] = 3,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="The page is OUT.md, its pictures lie in OUT.")] = Path(
+        "gallery"
+    ),
+) -> None:
+    """Make a page of pictures: what a model draws in every family, with the examiner's verdict on each.
+
+    Shows for the first captions of fresh and of never-seen compositions the true picture, the dVAE's
+    reconstruction, the first samples, and the best of 32 if the model has a CLIP.
+
+    Example:  minidalle gallery --model runs/ci --out pictures/gallery
+    """
+    from .bundle import load
+    from .gallery import gallery as make
+
+    bundle = load(model)
+    page = out.with_name(out.name + ".md")
+    check_writable(page)
+    typer.echo(f"page in {make(model, bundle, out, n, seed, typer.echo).resolve()}")
 
 
 @app.command()

@@ -64,14 +64,24 @@ def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
 
 
 def attend_apart(q: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """`attend` to keys and values that lie in several places, each (2, …, m, d_head): one softmax over all of
-    them, and nothing is moved together but the scores."""
+    """`attend` to keys and values that lie in several places, each (2, B, H, m, d_head): one softmax over all
+    of them, and nothing is moved together but the scores. A place that holds fewer streams than q
+    (B, H, n, d_head) is common to as many neighbours as it takes."""
     keys, values = zip(*(part.unbind() for part in parts), strict=True)
     q = q / math.sqrt(q.shape[-1])
-    weights = torch.cat([q @ k.transpose(-2, -1) for k in keys], -1).softmax(-1)
+    weights = torch.cat([multiply(q, k.transpose(-2, -1)) for k in keys], -1).softmax(-1)
     pieces = weights.split([k.shape[-2] for k in keys], -1)
-    first, *others = (weight @ v for weight, v in zip(pieces, values, strict=True))
+    first, *others = (multiply(weight, v) for weight, v in zip(pieces, values, strict=True))
     return sum(others, first)
+
+
+def multiply(x: Tensor, y: Tensor) -> Tensor:
+    """x @ y, where each y serves B / C neighbours: (B, H, n, a) and (C, H, a, b) → (B, H, n, b)."""
+    (B, H, n), C = x.shape[:3], len(y)
+    if B == C:
+        return x @ y
+    x = x.unflatten(0, (C, -1)).transpose(1, 2).flatten(2, 3)  # (C, H, B / C · n, a)
+    return (x @ y).unflatten(2, (-1, n)).transpose(1, 2).reshape(B, H, n, -1)
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -96,19 +106,26 @@ def geometry(form: str, kind: str, prefix: int, h: int, w: int, kernel: int, dev
 
 @dataclass
 class Cache:
-    """Keys and values of the positions computed so far, one tensor a layer: (2, B, H, P + N, d_head)."""
+    """Keys and values of the positions computed so far, one tensor a layer: (2, B, H, P + N, d_head).
+
+    alike: so many streams in a row have the same prefix, which is then read once for all of them.
+    """
 
     layers: list[Tensor]
     length: int = 0
+    alike: int = 1
 
     def repeat(self, n: int | Tensor) -> "Cache":
         """A cache for n candidates of every row (or n[b] of row b), which share what is computed."""
-        return Cache([kv.repeat_interleave(n, 1) for kv in self.layers], self.length)
+        counts = {n} if isinstance(n, int) else set(n.tolist())
+        alike = self.alike * counts.pop() if len(counts) == 1 else 1
+        return Cache([kv.repeat_interleave(n, 1) for kv in self.layers], self.length, alike)
 
     def beside(self, other: "Cache") -> "Cache":
         """One cache for the streams of both, which are equally long: first ours, then the other's."""
         pairs = zip(self.layers, other.layers, strict=True)
-        return Cache([torch.cat(pair, 1) for pair in pairs], self.length)
+        alike = self.alike if self.alike == other.alike else 1
+        return Cache([torch.cat(pair, 1) for pair in pairs], self.length, alike)
 
 
 def fetch(kv: Tensor, where: slice | Tensor) -> Tensor:
@@ -136,16 +153,31 @@ class Attention(nn.Module):
         return self.out(FORMS[form](q, k, v, mask).transpose(1, 2).flatten(2))
 
     def extend(
-        self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
+        self,
+        x: Tensor,
+        kv: Tensor,
+        start: int,
+        where: Sequence,
+        mask: Tensor | None,
+        alike: int = 1,
     ) -> Tensor:
         """n new positions (B, n, D) from ``start`` on: writes their keys and values into kv
         (2, B, H, P + N, d_head), then attends to the positions ``where`` alone, slices or indices of them.
-        With a mask (n, m) that is a single slice."""
-        qkv = self.heads(x)
+        With a mask (n, m) that is a single slice, without one the first is the prefix (see `Cache`).
+
+        Scores are in the cache's precision, under autocast too: one query has little to multiply, and that
+        is slower in 16 bit on the CPU, while rounding would cost as much as anywhere.
+        """
+        qkv = self.heads(x).to(kv.dtype)
         q = qkv[0]
         kv[:, :, :, start : start + x.shape[1]] = qkv[1:]
         parts = [fetch(kv, each) for each in where]
-        out = attend_apart(q, parts) if mask is None else attend(q, *parts[0], mask)
+        with torch.autocast(x.device.type, enabled=False):
+            if mask is None:
+                parts[0] = parts[0][:, ::alike]
+                out = attend_apart(q, parts)
+            else:
+                out = attend(q, *parts[0], mask)
         return self.out(out.transpose(1, 2).flatten(2))
 
 
@@ -178,9 +210,15 @@ class Layer(nn.Module):
         return x
 
     def extend(
-        self, x: Tensor, kv: Tensor, start: int, where: Sequence, mask: Tensor | None
+        self,
+        x: Tensor,
+        kv: Tensor,
+        start: int,
+        where: Sequence,
+        mask: Tensor | None,
+        alike: int = 1,
     ) -> Tensor:
-        x = x + self.attention.extend(self.attention_norm(x), kv, start, where, mask)
+        x = x + self.attention.extend(self.attention_norm(x), kv, start, where, mask, alike)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -286,7 +324,9 @@ class Transformer(nn.Module):
         else:
             each = [(slice(0, end),)] * c.L
             masks = [mask[start:end, :end] for mask in self.geometry("dense", x.device)]
+        if start < c.prefix:
+            cache.alike = 1  # what follows may tell the streams apart
         for layer, kv, where, mask in zip(self.layers, cache.layers, each, masks, strict=True):
-            x = layer.extend(x, kv, start, where, mask)
+            x = layer.extend(x, kv, start, where, mask, cache.alike)
         cache.length = end
         return self.norm(x)

@@ -6,7 +6,9 @@ from torch import nn
 from minidalle.bundle import Bundle
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.dalle import DALLE, DALLEConfig
+from minidalle.data import World
 from minidalle.dvae import DVAE, DVAEConfig
+from minidalle.presets import CI
 from minidalle.tokenizer import Tokenizer
 from minidalle.transformer import Transformer, TransformerConfig
 
@@ -59,3 +61,10 @@ def tiny_bundle(seed: int = 0) -> Bundle:
     dalle = tiny_dalle(tokenizer.V, 12, c.K, c.grid, c.grid)
     clip = tiny_clip(tokenizer.V, 12, c.size)
     return Bundle("tiny-test", tokenizer, dvae, dalle, "# a card", clip)
+
+
+def world_bundle() -> Bundle:
+    """An untrained bundle in the shape of the preset ci, which can be examined."""
+    tokenizer = Tokenizer.train(World(CI.families, 24, where=CI.where).captions(200), V=300, T=12)
+    dalle = tiny_dalle(tokenizer.V, 12, CI.dvae.K, 6, 6)
+    return Bundle("ci", tokenizer, DVAE(CI.dvae).eval(), dalle, "# a card")

@@ -15,7 +15,7 @@ import numpy as np
 import official
 import pytest
 import torch
-from builders import tiny_bundle
+from builders import tiny_bundle, world_bundle
 from PIL import Image
 from runs import QUICK
 
@@ -23,6 +23,8 @@ import minidalle.checkpoint
 import minidalle.loop
 import minidalle.presets
 from minidalle import cli
+from minidalle.examiner import Examiner
+from minidalle.presets import CI
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,9 @@ BAD = {
     "unknown size": (["world", "--size", "65"], "not at 65"),
     "no pictures": (["world", "--n", "0"], "not 0"),
     "examine nothing": (["examine", "--n", "0", "--model", MODEL], "not 0"),
+    "examine another world": (["examine", "--model", MODEL], "unknown preset 'tiny-test'"),
+    "a gallery of nothing": (["gallery", "--n", "0", "--model", MODEL, "--out", "g"], "not 0"),
+    "a gallery of another world": (["gallery", "--model", MODEL, "--out", "g"], "'tiny-test'"),
     "train the paper's": (["train", "--preset", "paper", "--out", "r"], "minidalle plan --preset"),
     "plan the unknown": (["plan", "--preset", "huge"], "'huge'.*ci, tiny.*paper"),
     "plan for nothing": (["plan", "--preset", "ci", "--devices", "0"], "devices.*not 0"),
@@ -218,6 +223,30 @@ def test_a_hub_out_of_reach_is_one_sentence(command, monkeypatch, capsys):
     assert "no folder 'some/body'" in err and "no route to host" in err
     monkeypatch.setattr("huggingface_hub.snapshot_download", interrupt)
     assert run(monkeypatch, capsys, *arguments)[::2] == (130, "minidalle: stopped\n")
+
+
+def test_examine_prints_writes_json_and_fills_the_card(monkeypatch, capsys):
+    """The table is printed, its figures are in the file, and the card has both, once."""
+    judge = Examiner(CI.families, 24).eval()
+    monkeypatch.setattr("minidalle.examine.find_examiner", lambda *_: judge)
+    world_bundle().save("model")
+    command = "examine --model model --n 2 --seed 3 --json scores.json --card".split()
+    for _ in range(2):
+        code, out, err = run(monkeypatch, capsys, *command)
+        assert (code, err) == (0, "") and "| average | " in out
+    card, board = Path("model/README.md").read_text(), json.loads(Path("scores.json").read_text())
+    assert card.count("| average | ") == 1 and "# a card" in card
+    assert board["settings"]["seed"] == 3 and list(board["families"]) == list(CI.families)
+
+
+def test_gallery_says_where_the_page_is(monkeypatch, capsys):
+    """The page beside the folder of its pictures."""
+    judge = Examiner(CI.families, 24).eval()
+    monkeypatch.setattr("minidalle.gallery.find_examiner", lambda *_: judge)
+    world_bundle().save("model")
+    code, out, err = run(monkeypatch, capsys, *"gallery --model model --n 1 --out a/page".split())
+    assert (code, err) == (0, "") and out.endswith(f"page in {Path.cwd() / 'a/page.md'}\n")
+    assert len(list(Path("a/page").glob("*.png"))) == 2
 
 
 def test_push_says_where_the_model_is(model, monkeypatch, capsys):
@@ -301,19 +330,7 @@ def test_a_full_disk_stops_a_training_with_one_sentence(monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [
-        "",
-        "draw",
-        "train",
-        "examine",
-        "examiner",
-        "world",
-        "plan",
-        "bench",
-        "push",
-        "convert",
-        "reconstruct",
-    ],
+    ["", *"draw train examine examiner gallery world plan bench push convert reconstruct".split()],
 )
 def test_help_tells_what_and_how(command, monkeypatch, capsys):
     """Every option has a line of help; the commands show an example or say what they print."""

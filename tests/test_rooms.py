@@ -26,6 +26,11 @@ ABOVE = {
     "cli",
     "examine",
     "examiner",
+    "image_prompts",
+    "candidates",
+    "gallery",
+    "scores",
+    "scorecard",
     "bundle",
     "presets",
     "generate",
@@ -102,11 +107,14 @@ def test_no_room_imports_one_that_comes_later():
             del left[name]
 
 
+JUDGING = {"examiner", "examine", "candidates", "image_prompts", "gallery"}
+
+
 def test_nothing_that_draws_or_ranks_knows_the_judge():
-    """The examiner is known to the scoreboard and the command line, the scoreboard to the latter."""
-    for judge, allowed in {"examine": {"cli"}, "examiner": {"cli", "examine"}}.items():
-        users = {name.split(".")[0] for name, path in FILES.items() if judge in rooms(path)}
-        assert users - {judge} <= allowed, judge
+    """What judges is known to the command line and to itself, and never used for drawing or choosing."""
+    for name, path in FILES.items():
+        if name.split(".")[0] not in {"cli", *JUDGING}:
+            assert not rooms(path) & JUDGING, name
 
 
 def test_only_three_rooms_stand_above_training():

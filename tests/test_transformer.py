@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
+from minidalle import transformer
 from minidalle.device import SHORT_STREAM, choose_attention
 from minidalle.masks import BLOCK, KINDS, layer_schedule, stream_blocks, stream_mask
 from minidalle.transformer import (
@@ -251,6 +252,75 @@ def test_a_repeated_cache_continues_each_row(n):
         expected = model(x)[rows][:, 5:6]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     assert (cache.length, many.length) == (5, 6)
+
+
+def candidates(model, x, n=3):
+    """Outputs of n candidates of every stream of x (B, P + N, D), whose image positions differ: by the
+    repeated cache of the prefix, and by the whole streams at once."""
+    P = model.config.prefix
+    streams = x.repeat_interleave(n, 0)
+    streams[:, P:] = torch.randn_like(streams[:, P:])
+    with torch.no_grad():
+        cache = model.new_cache(len(x))
+        model.extend(x[:, :P], cache)
+        many = cache.repeat(n)
+        found = [model.extend(each, many) for each in streams[:, P:].split(1, 1)]
+        return torch.cat(found, 1), model(streams)[:, P:]
+
+
+@pytest.mark.parametrize("kinds", STACKS, ids="-".join)
+def test_candidates_share_their_prefix(kinds):
+    """Two captions with three candidates each: as if every stream had been computed alone."""
+    model = tiny_transformer(kinds, L=len(kinds))
+    torch.testing.assert_close(*candidates(model, torch.randn(2, 15, 8)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_common_prefix_is_read_once():
+    """The copies that other candidates have of it are never looked at, also beside a second cache."""
+    model, x = tiny_transformer(L=3), torch.randn(4, 15, 8)
+    with torch.no_grad():
+        caches = [model.new_cache(2) for _ in range(2)]
+        for cache, rows in zip(caches, x.chunk(2), strict=True):
+            model.extend(rows[:, :3], cache)
+        many = caches[0].repeat(2).beside(caches[1].repeat(torch.tensor([2, 2])))
+        for kv in many.layers:
+            kv[:, 1::2, :, :3] = torch.nan
+        assert many.alike == 2
+        assert model.extend(x.repeat_interleave(2, 0)[:, 3:4], many).isfinite().all()
+        assert caches[0].repeat(torch.tensor([2, 1])).alike == 1, "uneven: nothing is shared"
+
+
+def test_what_is_added_to_a_prefix_may_differ():
+    """A cache that is repeated in the middle of the prefix shares nothing that comes later."""
+    model, x = tiny_transformer(L=3), torch.randn(1, 15, 8)
+    streams = x.repeat(2, 1, 1)
+    streams[:, 1:] = torch.randn(2, 14, 8)
+    with torch.no_grad():
+        cache = model.new_cache(1)
+        model.extend(x[:, :1], cache)
+        many = cache.repeat(2)
+        found = torch.cat([model.extend(each, many) for each in streams[:, 1:].split(1, 1)], 1)
+        expected = model(streams)[:, 1:]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_decoding_under_autocast_keeps_scores_and_cache_in_32_bit(monkeypatch):
+    """As far as 8 bits of precision in the other products go, against no autocast at all."""
+    model, x = tiny_transformer(L=3), torch.randn(2, 15, 8)
+    torch.manual_seed(1)
+    expected, _ = candidates(model, x)
+    torch.manual_seed(1)
+    dtypes, ours = set(), transformer.multiply
+
+    def noted(x, y):
+        dtypes.update([x.dtype, y.dtype, (out := ours(x, y)).dtype])
+        return out
+
+    monkeypatch.setattr(transformer, "multiply", noted)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = candidates(model, x)
+    assert dtypes == {torch.float32}
+    assert 0 < (found - expected).norm() < 0.05 * expected.norm()
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["32 bit", "bfloat16"])

@@ -11,7 +11,7 @@ well, with scenes of its own (`may_learn`); what it is examined on are scenes th
 never sees what a model drew while it learns, and no model, sampler or ranking ever sees it.
 """
 
-from .examination import Finding, Share, examine_examiner, failures, fresh, table, weakest
+from .examination import Finding, examine_examiner, failures, fresh, table, weakest
 from .lessons import EXAMINER_SEED, STEPS, may_learn, train_examiner
 from .network import ABSENT, NOTHING, Examiner, below, shown_below
 from .stored import SHIPPED, examiner_card, load_examiner, save_examiner
@@ -24,7 +24,6 @@ __all__ = [
     "STEPS",
     "Examiner",
     "Finding",
-    "Share",
     "below",
     "examine_examiner",
     "examiner_card",

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from ..data import generator_of
+from ..scores import Share
 from ..show import quiet
 from ..world import Scene, family
 from .lessons import (
@@ -27,28 +28,6 @@ from .network import HALVES, Examiner, all_right, verdicts
 
 Where = Mapping[str, Sequence[str]] | None
 READ, REJECTED = "read", "called wrong"
-
-
-class Share(NamedTuple):
-    """How many of n pictures were right."""
-
-    right: int
-    n: int
-
-    @property
-    def value(self) -> float:
-        return self.right / self.n
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the share."""
-        z, p, n = 1.96, self.value, self.n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
-        return middle - half, middle + half
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] of {self.n}"
 
 
 class Finding(NamedTuple):

@@ -1,0 +1,74 @@
+"""Image prompts on the scoreboard: the upper half is given, is the lower one right?  (Chapter 12)
+
+Paper: figure 14, "the exact same cat on the top as a sketch on the bottom" with the top rows of tokens given.
+Here the upper half of a true picture of the family "translation"; the lower half is judged alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .bundle import Bundle
+from .candidates import ask, decode, draw_tokens, encode, noise, paint
+from .examiner import Examiner
+from .presets import Preset
+from .scores import Share
+from .world import FAMILIES, Scene
+
+FAMILY = "translation"
+ANOTHER = "another change"
+
+
+def examine_prompts(
+    bundle: Bundle, examiner: Examiner, trained_on: Preset, n: int, seed: int
+) -> dict[str, dict[str, Share]]:
+    """Shares of right lower halves by split, and the control: the same upper halves under captions that ask
+    for another change, judged by these captions and, to be wrong, by the first ones."""
+    rows = {}
+    for split in ("test", "zero-shot"):
+        scenes, captions = ask(trained_on, FAMILY, split, n, seed)
+        true = paint(scenes, trained_on.dvae.size)
+        tokens = encode(bundle, true)
+
+        def judged(pictures: Tensor, facts: Sequence[Scene]) -> Share:
+            return Share(int(examiner.right(pictures, facts, only_below=True).sum()), n)
+
+        below = continued(bundle, captions, tokens, noise(seed, "prompts", split))
+        others = [another_change(scene) for scene in scenes]
+        asked = [FAMILIES[FAMILY].captions(scene)[0] for scene in others]
+        changed = continued(bundle, asked, tokens, noise(seed, "prompts", ANOTHER, split))
+        rows[split] = {
+            "true pictures": judged(true, scenes),
+            "ceiling": judged(decode(bundle, tokens), scenes),
+            "one sample": judged(below, scenes),
+            ANOTHER: judged(changed, others),
+            f"{ANOTHER}, judged by the first caption": judged(changed, scenes),
+        }
+    return rows
+
+
+def continued(
+    bundle: Bundle, captions: Sequence[str], tokens: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Pictures (C, 3, S, S) that keep the upper half of tokens (C, N) and draw the rest by the captions."""
+    c = bundle.dalle.config
+    rows = c.h // 2
+    drawn = draw_tokens(bundle, captions, 1, generator, tokens, rows)[:, 0]
+    assert torch.equal(drawn[:, : rows * c.w], tokens[:, : rows * c.w]), "given rows were changed"
+    return decode(bundle, drawn)
+
+
+def another_change(scene: Scene) -> Scene:
+    """The same thing at the same place with the next change that its subject may have in training: its
+    picture has the same upper half."""
+    family, slots = FAMILIES[FAMILY], scene.slots
+    changes = family.slots["change"]
+    first = changes.index(slots["change"])
+    for change in changes[first + 1 :] + changes[:first]:
+        new = {slot: slots[slot] for slot in ("subject", "colour")} | {"change": change}
+        if change == "recoloured":
+            new["new colour"] = next(c for c in family.slots["new colour"] if c != slots["colour"])
+        if not family.is_held_out(new):
+            return Scene(FAMILY, new, scene.layout)
+    raise ValueError(f"no other change of {slots['subject']!r} is allowed in training")
