@@ -546,8 +546,9 @@ def scored(bundle, examiner, split, seed) -> dict[str, Share]:
 
 @pytest.mark.slow
 def test_ci_draws_what_captions_say(trained, examiner, capsys):
-    """Over three seeds: 92 % of first samples right in every slot, 80 % on pairs never seen together."""
-    shares = {"test": [], "zero-shot": []}
+    """Over three seeds, first samples are right in every slot for 97 % of what the dVAE leaves readable, for
+    92 % of it on pairs never seen together."""
+    shares, ceilings = {"test": [], "zero-shot": []}, {"test": [], "zero-shot": []}
     for path, seed in zip(trained, SEEDS, strict=True):
         bundle = load(path)
         for split, found in shares.items():
@@ -555,10 +556,13 @@ def test_ci_draws_what_captions_say(trained, examiner, capsys):
             figures = "  ".join(f"{column} {share}" for column, share in row.items())
             tell(capsys, f"ci, seed {seed}, {split}: {figures}")
             found.append(row[SAMPLE])
-    means = {split: pooled(found) for split, found in shares.items()}
-    tell(capsys, f"ci, three seeds: seen {means['test']}, never seen {means['zero-shot']}")
-    assert means["test"].value >= 0.92
-    assert means["zero-shot"].value >= 0.80
+            ceilings[split].append(row[CEILING])
+    for split, least in (("test", 0.97), ("zero-shot", 0.92)):
+        share, ceiling = pooled(shares[split]), pooled(ceilings[split])
+        tell(capsys, f"ci, three seeds, {split}: {share}; ceiling {ceiling}")
+        assert ceiling.value >= 0.97
+        # Other rounding on another machine moves a share by some thousandths: the interval must reach it.
+        assert share.interval()[1] >= least * ceiling.value
 
 
 @pytest.mark.slow
