@@ -20,7 +20,6 @@ from minidalle.examiner import (
     STEPS,
     Examiner,
     Finding,
-    Share,
     below,
     examine_examiner,
     examiner_card,
@@ -46,6 +45,7 @@ from minidalle.examiner.lessons import (
 )
 from minidalle.examiner.network import FILL, HIDDEN_BELOW
 from minidalle.files import fingerprint
+from minidalle.scores import Share
 from minidalle.world import FAMILIES, Scene
 
 ALL = list(FAMILIES)
@@ -312,13 +312,6 @@ def test_training_is_deterministic():
 
 
 # ------------------------------------------------------------------------------------- examination
-
-
-def test_shares_and_intervals():
-    """Wilson's interval against values computed by hand; the share lies inside."""
-    assert Share(50, 100).interval() == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert Share(100, 100).interval() == pytest.approx((0.9630, 1.0), abs=1e-4)
-    assert str(Share(1, 4)).startswith("0.250 [")
 
 
 def test_redrawn_scenes_differ_as_they_say():

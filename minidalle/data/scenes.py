@@ -13,7 +13,8 @@ class World:
     """Captioned pictures of the world, drawn when they are asked for; nothing is stored.
 
     families: names; example i belongs to family i mod their number. size: pixels on a side.
-    split, seed, where: see `Family.example`. length: how many examples there are.
+    split, seed, where: see `Family.example`; a slot of ``where`` matters to the families that have it.
+    length: how many examples there are.
     Raises ValueError for unknown families, sizes, splits and slots.
     """
 
@@ -35,7 +36,11 @@ class World:
             raise ValueError(f"no family given; choose some of {', '.join(FAMILIES)}")
         self.families = [family(name) for name in families]
         self.size, self.split, self.seed, self.where, self.length = size, split, seed, where, length
-        self[0]  # a wrong split or slot is reported here, not in the middle of a run
+        slots = {slot for each in self.families for slot in each.slots}
+        if unknown := set(where or {}) - slots:
+            known = ", ".join(sorted(slots))
+            raise ValueError(f"no family here has a slot {min(unknown)!r}; their slots are {known}")
+        self[0]  # a wrong split or value is reported here, not in the middle of a run
 
     def __len__(self) -> int:
         return self.length
@@ -50,7 +55,8 @@ class World:
     def scene(self, index: int) -> tuple[Scene, str]:
         """Scene and caption of an example, without drawing it."""
         each = self.families[index % len(self.families)]
-        return each.example(index // len(self.families), self.split, self.seed, self.where)
+        where = each.own(self.where)
+        return each.example(index // len(self.families), self.split, self.seed, where)
 
     @cached_property
     def fingerprint(self) -> str:

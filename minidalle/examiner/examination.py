@@ -47,7 +47,7 @@ def fresh(
     Raises ValueError as `Family.example` does.
     """
     each = family(name)
-    examples = (each.example(index, split, seed, where) for index in count())
+    examples = (each.example(index, split, seed, each.own(where)) for index in count())
     unseen = (example for example in examples if not may_learn(example[0]))
     return [next(unseen) for _ in range(n)]
 

@@ -50,7 +50,7 @@ def lesson(each: Family, rng: random.Random, where: Mapping[str, Sequence[str]] 
         scene = each.sample(rng)
         if rng.random() < 0.5:
             scene = freed(each, scene, rng)
-        if fits(scene, where) and may_learn(scene):
+        if fits(scene, each.own(where)) and may_learn(scene):
             return scene
 
 

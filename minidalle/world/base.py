@@ -104,6 +104,10 @@ class Family(ABC):
                 return scene, rng.choice(self.captions(scene))
         raise ValueError(f"no {split} scene of {self.name!r} fits {dict(where)}; allow more values")
 
+    def own(self, where: Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
+        """The part of ``where`` that is about slots of this family."""
+        return {slot: values for slot, values in (where or {}).items() if slot in self.slots}
+
     def _check_where(self, where: Mapping[str, Sequence[str]]) -> None:
         for slot, values in where.items():
             if isinstance(values, str):
