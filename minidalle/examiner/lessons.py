@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..data import World, generator_of, to_float
 from ..device import autocast
+from ..optim import muon_and_adamw
 from ..schedules import cosine, warmup
 from ..show import quiet
 from ..world import Family, Scene, family
@@ -23,9 +24,11 @@ from .network import ABSENT, HALVES, Examiner, below, shown_below
 EXAMINER_SEED = 1234  # of the examiner's own training scenes
 KEPT = 4  # one in so many held-out scenes is kept for its examination
 SPOILT_SHARE = 0.2  # of its lessons show nothing
-STEPS = 4000
+STEPS = 3000
 
-TURNS = {"lettering": 2, "objects": 2}  # there is more to read in them than in others
+MUON_LR, ADAMW_LR = 0.02, 2e-3  # with AdamW alone it took three times as many steps
+
+TURNS = {"attributes": 2, "lettering": 2, "objects": 3}  # there is more to read in them than in others
 
 # Letters are read one by one: an examiner that knows the words only would guess the last letter.
 FREE_SLOTS = {"lettering": ("letter 1", "letter 2", "letter 3")}
@@ -288,7 +291,6 @@ def train_examiner(
     data: World,
     steps: int = STEPS,
     batch: int = 64,
-    lr: float = 2e-3,
     seed: int = 0,
     watch: Callable[[int, Examiner], object] | None = None,
 ) -> Examiner:
@@ -301,12 +303,15 @@ def train_examiner(
         torch.manual_seed(seed)
         model = Examiner([each.name for each in data.families], data.size)
     model = model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
+    kernels = [p for p in model.body.parameters() if p.ndim > 1]
+    optimizer = muon_and_adamw(model, kernels, MUON_LR, ADAMW_LR, (0.9, 0.999), 0.01)
+    rates = [group["lr"] for group in optimizer.param_groups]
     lessons = Lessons(data, batch, seed)
     bar = tqdm(range(steps), desc="examiner", unit="step", disable=quiet(), leave=False)
     for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * warmup(step, 50) * cosine(step, 1.0, 0.01, steps)
+        now = warmup(step, 50) * cosine(step, 1.0, 0.01, steps)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * now
         pictures, scenes = lessons[step]
         loss = surprise(model, pictures, scenes)
         optimizer.zero_grad()
