@@ -28,7 +28,11 @@ STEPS = 3000
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3  # with AdamW alone it took three times as many steps
 
-TURNS = {"attributes": 2, "lettering": 2, "objects": 3}  # there is more to read in them than in others
+TURNS = {
+    "attributes": 2,
+    "lettering": 2,
+    "objects": 3,
+}  # there is more to read in them than in others
 
 # Letters are read one by one: an examiner that knows the words only would guess the last letter.
 FREE_SLOTS = {"lettering": ("letter 1", "letter 2", "letter 3")}
