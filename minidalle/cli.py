@@ -80,7 +80,8 @@ def draw(
 def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
     preset: Annotated[
-        str, typer.Option(help="ci (minutes on two cores), tiny or small (an hour on a GPU).")
+        str,
+        typer.Option(help="ci or two (minutes on two cores), tiny or small (an hour on a GPU)."),
     ] = "ci",
     data: Annotated[
         str,

@@ -1,6 +1,7 @@
 """Named sizes of everything, as frozen data.  (Chapters 0 and 13)
 
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
+    two     32×32 pictures of two things or more, 8×8 tokens: the next rung, about five minutes on two cores
     tiny    64×64 pictures of the whole world, 8×8 tokens: the bundled weights
     small   128×128 pictures of your own, 16×16 tokens: meant for about an hour on a Colab T4
     paper   256×256 pictures, 32×32 tokens, 12 billion parameters: to count with (`plan`), not to train
@@ -137,6 +138,24 @@ CI = Preset(
     ),
 )  # fmt: skip
 
+TWO = Preset(
+    name="two",
+    families=("attributes", "objects"),
+    where={"pattern": ("plain",), "arrangement": ("vertical", "horizontal")},
+    dvae=DVAEConfig(
+        size=32, K=128, width=64, decoder_input=64, groups=2, blocks=1, input_kernel=3, bottleneck=2,
+        patch=2, logit_norm=True, likelihood="gaussian",
+    ),
+    dalle=DALLEConfig(V=512, T=16, K=128, h=8, w=8, D=128, H=4, L=4, kernel=3),
+    dvae_training=DVAETraining(
+        steps=2500, batch=16, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        beta_share=0.0, balance=0.1, clip=50.0, ema=0.995,
+    ),
+    dalle_training=DALLETraining(
+        steps=2500, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=40_000
+    ),
+)  # fmt: skip
+
 TINY = Preset(
     name="tiny",
     families=("attributes", "objects", "lettering"),
@@ -190,7 +209,7 @@ PAPER = Preset(
     ),
 )  # fmt: skip
 
-PRESETS = {preset.name: preset for preset in (CI, TINY, SMALL)}  # those that can be trained
+PRESETS = {preset.name: preset for preset in (CI, TWO, TINY, SMALL)}  # those that can be trained
 
 
 def preset(name: str) -> Preset:
