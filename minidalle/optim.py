@@ -4,6 +4,7 @@ Paper: appendices A.2 and B.2. AdamW throughout, no weight decay on gains, biase
 exponential average of the weights. Muon is later (Jordan et al. 2024) and an option of ours.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -89,36 +90,42 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """One step of every matrix that has a gradient."""
+        """One step of every matrix that has a gradient; products take those of one shape together."""
         for group in self.param_groups:
+            alike = defaultdict(list)
             for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - self.momentum)
-                update = p.grad.lerp(buffer, self.momentum)  # Nesterov's: a look ahead
-                matrix = update.flatten(1)
-                tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                p.add_(orthogonal(matrix).view_as(p), alpha=-group["lr"] * tall)
+                if p.grad is not None:
+                    alike[p.flatten(1).shape].append(p)
+            for (rows, columns), parameters in alike.items():
+                updates = torch.stack([self._momentum(p).flatten(1) for p in parameters])
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for p, update in zip(parameters, orthogonal(updates), strict=True):
+                    p.add_(update.view_as(p), alpha=-rate)
+
+    def _momentum(self, p: Tensor) -> Tensor:
+        """The average of the gradients so far, with Nesterov's look ahead."""
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer = state["momentum_buffer"].lerp_(p.grad, 1 - self.momentum)
+        return p.grad.lerp(buffer, self.momentum)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About U Vᵀ of a matrix U S Vᵀ, in bfloat16: five steps of a Newton–Schulz iteration bring every
-    singular value near 1 (between 0.7 and 1.2, which is near enough)."""
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About U Vᵀ of every matrix U S Vᵀ, (n, rows, columns), in bfloat16: five steps of a Newton–Schulz
+    iteration bring every singular value near 1 (between 0.7 and 1.2, which is near enough)."""
     a, b, c = (
         3.4445,
         -4.7750,
         2.0315,
     )  # steep at 0, so that small values grow fast (Jordan et al. 2024)
-    wide = matrix.shape[0] <= matrix.shape[1]
-    X = matrix.bfloat16() if wide else matrix.bfloat16().T
-    X = X / X.norm().clamp(min=1e-7)
+    wide = matrices.shape[1] <= matrices.shape[2]
+    X = matrices.bfloat16() if wide else matrices.bfloat16().mT
+    X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
-        gram = X @ X.T
-        X = torch.addmm(X, torch.addmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
-    return X if wide else X.T
+        gram = X @ X.mT
+        X = torch.baddbmm(X, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), X, beta=a)
+    return X if wide else X.mT
 
 
 class Together(torch.optim.Optimizer):

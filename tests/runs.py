@@ -173,14 +173,15 @@ class HalfFile:
 
 
 def main(out: str, *words: str) -> None:
-    """words: f32, adamw, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch, held, clip.
-
-    Without the last there is no CLIP, whose loss is about what one process computes at once.
+    """words: f32, adamw, kernels, parts, rank=R, die=N (see `die_while_writing`), kill=SEED, watch, held,
+    clip. Without the last there is no CLIP, whose loss is about what one process computes at once.
     """
     me = os.environ.get("RANK", "0")
     options = dict(word.split("=") for word in words if "=" in word)
     dvae, dalle = QUICK.dvae_training, QUICK.dalle_training
     dvae = replace(dvae, balance=0.0)  # else what a process sees at once would matter
+    if "kernels" not in words:
+        dvae = replace(dvae, muon_lr=None)  # Muon rounds to 16 bit, and codes turn on a hair
     if "adamw" in words:
         dalle = replace(dalle, muon_lr=None, lr=3e-3, weight_decay=4.5e-2)
     if "parts" in words:

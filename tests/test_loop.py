@@ -252,16 +252,19 @@ def adamw_part(model: Toy) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6)])
 def test_muon_is_the_librarys(shape):
-    """The same steps as `torch.optim.Muon` on matrices, to the bit."""
+    """The same steps as `torch.optim.Muon` on matrices, alike or not, up to the rounding of 16 bit."""
     torch.manual_seed(0)
-    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
-    optimizers = Muon([ours], lr=0.1), torch.optim.Muon([theirs], lr=0.1, weight_decay=0.0)
+    shapes = [shape, (5, 7), shape]
+    ours, theirs = ([torch.nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2))
+    optimizers = Muon(ours, lr=0.1), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0)
     for _ in range(3):
-        ours.grad = torch.randn(shape)
-        theirs.grad = ours.grad.clone()
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape)
+            b.grad = a.grad.clone()
         for optimizer in optimizers:
             optimizer.step()
-    assert torch.equal(ours, theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
@@ -282,7 +285,7 @@ def test_orthogonal_evens_out_the_singular_values():
     torch.manual_seed(0)
     u, v = (torch.linalg.qr(torch.randn(12, 12))[0] for _ in range(2))
     before = torch.logspace(-1, 1, 12)
-    after = torch.linalg.svdvals(orthogonal(u @ before.diag() @ v.T).float())
+    after = torch.linalg.svdvals(orthogonal((u @ before.diag() @ v.T)[None]).float())
     assert after.min() > 0.6 and after.max() < 1.3
 
 
