@@ -148,11 +148,11 @@ TWO = Preset(
     ),
     dalle=DALLEConfig(V=512, T=16, K=128, h=8, w=8, D=128, H=4, L=4, kernel=3),
     dvae_training=DVAETraining(
-        steps=2500, batch=16, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        steps=2000, batch=16, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
         beta_share=0.0, balance=0.1, clip=50.0, ema=0.995,
     ),
     dalle_training=DALLETraining(
-        steps=2500, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=40_000
+        steps=1900, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=40_000
     ),
 )  # fmt: skip
 
