@@ -44,7 +44,7 @@ pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks
 
-weights: $(VENV)/.installed  ## Train the bundled weights again (about an hour on two cores)
+weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (a little more than an hour on two cores)
 	$(BIN)/minidalle train --preset tiny --out runs/tiny
 	$(BIN)/minidalle examiner --out minidalle/weights/examiner
 	$(BIN)/minidalle examine --model runs/tiny --curve 20 --card --json runs/tiny/scores.json
