@@ -2,8 +2,8 @@
 
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
     two     32×32 pictures of two things or more, 8×8 tokens: the next rung, about five minutes on two cores
-            (so small that some neighbouring layouts look alike: 3 % of test pictures equal a training picture)
-    tiny    64×64 pictures of the whole world, 8×8 tokens: the bundled weights
+            (so small that some layouts look alike: 3 % of test pictures equal a training picture)
+    tiny    64×64 pictures of three families, 8×8 tokens: the bundled weights
     small   128×128 pictures of your own, 16×16 tokens: meant for about an hour on a Colab T4
     paper   256×256 pictures, 32×32 tokens, 12 billion parameters: to count with (`plan`), not to train
 

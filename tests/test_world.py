@@ -295,7 +295,7 @@ def test_about_one_scene_in_sixteen_is_a_test_scene():
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
 def test_another_layout_is_another_picture(preset):
     """One step of any layout number changes the picture at the sizes that are trained on: otherwise
-    a test picture could equal a training picture though their scenes differ. At 32 pixels a few do (`two`)."""
+    a test picture could equal a training picture though their scenes differ. At 32 pixels a few do."""
     same = []
     for name in preset.families:
         for i in range(25):
