@@ -25,6 +25,7 @@ from minidalle import processes
 from minidalle.checkpoint import found, read
 from minidalle.dalle import DALLE
 from minidalle.data import Order
+from minidalle.dvae import DVAE
 from minidalle.loop import Batch, Run, Stage, fit
 from minidalle.optim import (
     Average,
@@ -37,7 +38,7 @@ from minidalle.optim import (
     orthogonal,
 )
 from minidalle.presets import Training, preset
-from minidalle.stages import dalle_optimizer
+from minidalle.stages import dalle_optimizer, dvae_optimizer
 
 STEPS = Training(
     steps=20, batch=4, lr=1e-2, warmup=2, clip=1.0, weight_decay=0.1, ema=0.9, save_every=4
@@ -213,6 +214,20 @@ def test_the_papers_optimiser_is_a_setting():
     decay, none = optimizer.param_groups
     assert (decay["weight_decay"], none["weight_decay"]) == (4.5e-2, 0.0)
     assert len(decay["params"]) == 6
+
+
+def test_muon_trains_the_dvaes_blocks_and_nothing_else():
+    """The kernels of the residual blocks; with muon_lr None the paper's AdamW has everything."""
+    t = preset("ci").dvae_training
+    model = DVAE(preset("ci").dvae)
+    blocks = {id(p) for n, p in model.named_parameters() if "_path" in n and p.ndim == 4}
+    groups = dvae_optimizer(t, model).param_groups
+    muon = {id(p) for group in groups if "betas" not in group for p in group["params"]}
+    assert muon == blocks and len(blocks) > 8
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    plain = dvae_optimizer(replace(t, muon_lr=None), model)
+    assert isinstance(plain, torch.optim.AdamW)
+    assert plain.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 def test_frozen_parameters_are_in_no_optimiser():

@@ -310,6 +310,19 @@ def test_another_layout_is_another_picture(preset):
     assert sum(same) <= (0.02 if preset.dvae.size == 32 else 0) * len(same)
 
 
+def test_allowed_values_matter_to_the_families_that_have_the_slot():
+    """ "plain" is said of attributes alone; objects have no pattern. A slot that none has is an error."""
+    where = {"pattern": ("plain",), "arrangement": ("vertical",)}
+    source = World(["attributes", "objects"], 32, where=where)
+    for scene in (source.scene(i)[0] for i in range(40)):
+        named = {"attributes": "pattern", "objects": "arrangement"}[scene.family]
+        assert scene.slots[named] in where[named]
+    with pytest.raises(
+        ValueError, match="no family here has a slot 'patern'.*arrangement.*pattern"
+    ):
+        World(["attributes", "objects"], 32, where={"patern": ("plain",)})
+
+
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("name", NAMES)
 def test_each_step_of_a_layout_shows_at_large_sizes(name, size):
