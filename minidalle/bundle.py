@@ -16,9 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
 
 from .clip import CLIP, CLIPConfig
 from .clip import best_of as choose_best
@@ -26,7 +23,19 @@ from .dalle import DALLE, DALLEConfig
 from .data import to_float, to_uint8
 from .device import choose_device
 from .dvae import DVAE, DVAEConfig
-from .files import fingerprint, text_fingerprint, write_atomically, write_json
+from .files import (
+    compare_mark,
+    fingerprint,
+    half,
+    read_field,
+    read_json,
+    read_tensors,
+    read_text,
+    text_fingerprint,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from .generate import Sampling, generate
 from .hub import download, first_line, is_hub_id, upload
 from .show import Drawing
@@ -39,7 +48,6 @@ CLIP_NAME = "clip.safetensors"  # there if config.json says so
 DVAE_NAMES = ("config.json", "dvae.safetensors")
 KINDS = {"dvae": DVAEConfig, "dalle": DALLEConfig, "clip": CLIPConfig}
 Config, Model = DVAEConfig | DALLEConfig | CLIPConfig, DVAE | DALLE | CLIP
-STORED = (torch.float16, torch.float32)
 FRONT_MATTER = """---
 library_name: minidalle
 pipeline_tag: text-to-image
@@ -162,7 +170,7 @@ class Bundle:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {part: _half(part, model) for part, model in self.models().items()}
+        parts = {part: half(part, model.state_dict()) for part, model in self.models().items()}
         tokenizer = self.tokenizer.to_json()
         write_atomically(folder / "tokenizer.json", lambda f: f.write(tokenizer.encode()))
         sizes = {part: asdict(model.config) for part, model in self.models().items()}
@@ -189,8 +197,8 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     config = _read_config(file, ("tokenizer", "dvae", "dalle"), ("clip",))
     marks = config["fingerprints"]
     # Of the file's text: another release of the library may write the same merges another way.
-    _compare(
-        folder / "tokenizer.json", text_fingerprint(_read_text(folder / "tokenizer.json")), marks
+    compare_mark(
+        folder / "tokenizer.json", text_fingerprint(read_text(folder / "tokenizer.json")), marks
     )
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
     if (V := config["dalle"].V) != tokenizer.V:
@@ -205,7 +213,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
             f"{file}: field dvae.size gives {grid}×{grid} tokens, dalle.h and dalle.w {h}×{w}"
         )
     clip = _read_clip(folder, config, marks) if "clip" in config else None
-    _compare(file, config["mark"], marks)
+    compare_mark(file, config["mark"], marks)
     card = _read_card(folder / "README.md")
     return Bundle(config["name"], tokenizer, dvae, dalle, card, clip).to(device or choose_device())
 
@@ -216,7 +224,7 @@ def load_dvae(model: str | Path, device: str | torch.device | None = None) -> DV
     config = _read_config(folder / "config.json", ("dvae",))
     marks = config["fingerprints"]
     dvae = _read_model(DVAE, config["dvae"], folder / "dvae.safetensors", marks)
-    _compare(folder / "config.json", config["mark"], marks)
+    compare_mark(folder / "config.json", config["mark"], marks)
     return dvae.to(device or choose_device())
 
 
@@ -261,8 +269,7 @@ def _write(
     card: str,
 ) -> Path:
     for part, tensors in parts.items():
-        data = save(tensors, metadata={"format": "pt"})
-        write_atomically(folder / f"{part}.safetensors", lambda f, data=data: f.write(data))
+        write_tensors(folder / f"{part}.safetensors", tensors)
     write_card(folder, card)
     marks = {
         "config": text_fingerprint(json.dumps(sizes)),
@@ -280,47 +287,24 @@ def write_card(folder: Path, card: str) -> None:
     write_atomically(folder / "README.md", lambda file: file.write(text.encode()))
 
 
-def _half(part: str, module: nn.Module) -> dict[str, torch.Tensor]:
-    tensors = {name: t.detach().cpu().half() for name, t in module.state_dict().items()}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{part}: a weight of {name} is no finite number in 16 bit")
-    return {name: tensor.contiguous() for name, tensor in tensors.items()}
-
-
 # ------------------------------------------------------------------------------------------- reading
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
-
-
 def _read_card(path: Path) -> str:
-    return _read_text(path).removeprefix(FRONT_MATTER) if path.is_file() else ""
+    return read_text(path).removeprefix(FRONT_MATTER) if path.is_file() else ""
 
 
 def _read_config(path: Path, parts: Sequence[str], optional: Sequence[str] = ()) -> dict:
-    text = _read_text(path)
-    try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    number = _field(path, config, "format", int)
-    if number != FORMAT:
-        reason = "newer than" if number > FORMAT else "not"
-        raise ValueError(f"{path}: format {number} is {reason} {FORMAT}; update minidalle")
-    read = {"name": _field(path, config, "name", str)}
+    config = read_json(path, FORMAT)
+    read = {"name": read_field(path, config, "name", str)}
     # One fingerprint covers the sizes of every model of the file, also of those that are not asked for.
     read["mark"] = text_fingerprint(json.dumps({k: config[k] for k in KINDS if k in config}))
     parts = (*parts, *(part for part in optional if part in config))
     for part in KINDS.keys() & set(parts):
-        read[part] = _read_sizes(path, part, _field(path, config, part, dict))
-    marks = _field(path, config, "fingerprints", dict)
+        read[part] = _read_sizes(path, part, read_field(path, config, part, dict))
+    marks = read_field(path, config, "fingerprints", dict)
     read["fingerprints"] = {
-        part: _field(path, marks, part, str, "fingerprints.") for part in ("config", *parts)
+        part: read_field(path, marks, part, str, "fingerprints.") for part in ("config", *parts)
     }
     return read
 
@@ -331,7 +315,7 @@ def _read_sizes(path: Path, part: str, content: dict) -> Config:
     if unknown:
         raise ValueError(f"{path}: unknown field {part}.{shorten(min(unknown))}")
     values = {
-        field.name: _field(path, content, field.name, type(field.default), f"{part}.")
+        field.name: read_field(path, content, field.name, type(field.default), f"{part}.")
         for field in fields(kind)
     }
     try:
@@ -340,24 +324,8 @@ def _read_sizes(path: Path, part: str, content: dict) -> Config:
         raise ValueError(f"{path}: field {part}: {shorten(str(error), 200)}") from error
 
 
-def _field(path: Path, content: object, name: str, kind: type, prefix: str = "") -> object:
-    value = content.get(name) if isinstance(content, dict) else None
-    if type(value) is not kind:  # True is an int, too
-        raise ValueError(f"{path}: field '{prefix}{name}' is missing or no {kind.__name__}")
-    return value
-
-
 def _read_model(kind: type[Model], config: Config, path: Path, marks: dict[str, str]) -> Model:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    _compare(path, fingerprint(tensors), marks)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in STORED or not tensor.isfinite().all():
-            raise ValueError(
-                f"{path}: {shorten(name)} is no tensor of finite numbers in 16 or 32 bit"
-            )
+    tensors = read_tensors(path, marks)
     _check_shapes(kind, config, path, tensors)
     model = kind(config)
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
@@ -401,12 +369,3 @@ def _check_shapes(
             f"{shorten(name)} is {found.get(name, 'missing')}, not {shapes.get(name, 'there')}"
         )
     raise ValueError(f"{path} does not fit config.json: {problem}")
-
-
-def _compare(path: Path, found: str, marks: dict[str, str]) -> None:
-    part = path.stem
-    if found != marks[part]:
-        raise ValueError(
-            f"{path} has fingerprint {found}, config.json expects {shorten(marks[part])} "
-            f"(field fingerprints.{part}); the file was changed or belongs to another model"
-        )

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import minidalle.bundle as room
+from minidalle import files
 from minidalle.bundle import CLIP_NAME, FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
 from minidalle.clip import CLIPConfig, best_of
 from minidalle.files import fingerprint, text_fingerprint
@@ -639,7 +640,8 @@ def test_an_interrupted_save_leaves_no_seal(tmp_path, monkeypatch, name):
             raise OSError(28, "No space left on device", str(path))
         write(path, content)
 
-    monkeypatch.setattr(room, "write_atomically", fail)
+    for module in (room, files):  # tensors and JSON are written there, the rest here
+        monkeypatch.setattr(module, "write_atomically", fail)
     with pytest.raises(OSError, match="No space"):
         tiny_bundle().save(tmp_path / "model")
     assert not (tmp_path / "model" / "config.json").exists()
@@ -656,7 +658,8 @@ def test_an_interrupted_save_over_another_model_is_noticed(folder, monkeypatch):
             raise KeyboardInterrupt
         write(path, content)
 
-    monkeypatch.setattr(room, "write_atomically", fail)
+    for module in (room, files):  # tensors and JSON are written there, the rest here
+        monkeypatch.setattr(module, "write_atomically", fail)
     with pytest.raises(KeyboardInterrupt):
         tiny_bundle(seed=1).save(folder)
     with pytest.raises(ValueError, match="fingerprint"):

@@ -502,6 +502,14 @@ def other_shapes(folder):
     edited(lambda config: config["fingerprints"].update(examiner=mark))(folder)
 
 
+def not_finite(folder):
+    tensors = load_file(folder / "examiner.safetensors")
+    tensors["out.bias"][0] = torch.nan
+    save_file(tensors, folder / "examiner.safetensors")
+    mark = fingerprint(tensors)
+    edited(lambda config: config["fingerprints"].update(examiner=mark))(folder)
+
+
 DAMAGE = {
     "no weights": (
         lambda f: (f / "examiner.safetensors").unlink(),
@@ -511,12 +519,17 @@ DAMAGE = {
         lambda f: (f / "examiner.safetensors").write_bytes(b"\x10"),
         "examiner.safetensors is damaged",
     ),
-    "other weights": (other_weights, "belongs to another examiner"),
+    "other weights": (other_weights, "belongs to another model"),
     "other shapes": (other_shapes, "other shapes"),
+    "no number": (not_finite, "out.bias is no tensor of finite numbers"),
+    "an older format": (edited(lambda c: c.update(format=0)), "format 0 is not 1"),
     "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is no JSON"),
-    "no text": (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json is no JSON"),
+    "no text": (
+        lambda f: (f / "config.json").write_bytes(b"\xff"),
+        "config.json is no text in UTF-8",
+    ),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "'format' is missing"),
-    "newer": (edited(lambda c: c.update(format=2)), "format 2 is not 1"),
+    "newer": (edited(lambda c: c.update(format=2)), "format 2 is newer than 1"),
     "size is a word": (edited(lambda c: c.update(size="24")), "'size' is missing or no int"),
     "changed": (edited(lambda c: c["heads"].pop("time/hour")), "the file was changed"),
     "another world": (edited(another_world), "time/hour has other values"),

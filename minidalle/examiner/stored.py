@@ -10,12 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from ..bundle import BUNDLED
 from ..card import commit, machine
-from ..files import fingerprint, text_fingerprint, write_atomically, write_json
+from ..files import (
+    compare_mark,
+    fingerprint,
+    half,
+    read_field,
+    read_json,
+    read_tensors,
+    text_fingerprint,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from ..tokenizer import shorten
 from .examination import Finding, failures, table, weakest
 from .lessons import KEPT
@@ -31,13 +40,9 @@ def save_examiner(examiner: Examiner, folder: str | Path, card: str) -> Path:
     Raises ValueError for weights beyond 16 bit.
     """
     folder = Path(folder)
-    tensors = {k: t.cpu().half().contiguous() for k, t in _weights(examiner).items()}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"examiner: a weight of {name} is no finite number in 16 bit")
+    tensors = half("examiner", _weights(examiner))
     folder.mkdir(parents=True, exist_ok=True)
-    data = save(tensors, metadata={"format": "pt"})
-    write_atomically(folder / "examiner.safetensors", lambda file: file.write(data))
+    write_tensors(folder / "examiner.safetensors", tensors)
     write_atomically(folder / "README.md", lambda file: file.write(card.encode()))
     facts = {"size": examiner.size, "families": list(examiner.families)}
     facts["heads"] = {head: list(values) for head, values in examiner.heads.items()}
@@ -72,7 +77,7 @@ def load_examiner(size: int = 64, folder: str | Path = SHIPPED) -> Examiner:
                 f"{shorten(head)} has other values; train it anew: minidalle examiner --out FOLDER"
             )
     path = folder / "examiner.safetensors"
-    tensors = _read_weights(path, examiner, config["fingerprints"]["examiner"])
+    tensors = _read_weights(path, examiner, config["fingerprints"])
     examiner.load_state_dict({**examiner.state_dict(), **tensors})
     return examiner.to(memory_format=torch.channels_last).eval()
 
@@ -82,39 +87,21 @@ def _weights(examiner: Examiner) -> dict[str, torch.Tensor]:
     return {k: t.detach() for k, t in examiner.state_dict().items() if t.is_floating_point()}
 
 
-KINDS = {"format": int, "size": int, "families": list, "heads": dict, "fingerprints": dict}
+KINDS = {"size": int, "families": list, "heads": dict}
 
 
 def _read_config(path: Path) -> dict:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    for field, kind in KINDS.items():
-        if not isinstance(config, dict) or type(config.get(field)) is not kind:
-            raise ValueError(f"{path}: field '{field}' is missing or no {kind.__name__}")
-    if config["format"] != FORMAT:
-        raise ValueError(f"{path}: format {config['format']} is not {FORMAT}; update minidalle")
-    facts = {field: config[field] for field in ("size", "families", "heads")}
-    found, expected = text_fingerprint(json.dumps(facts)), config["fingerprints"].get("config")
-    if found != expected or "examiner" not in config["fingerprints"]:
-        raise ValueError(
-            f"{path} has fingerprint {found}, its field fingerprints.config says "
-            f"{shorten(str(expected))}; the file was changed"
-        )
-    return config
+    config = read_json(path, FORMAT)
+    facts = {name: read_field(path, config, name, kind) for name, kind in KINDS.items()}
+    marks = read_field(path, config, "fingerprints", dict)
+    for part in ("config", "examiner"):
+        read_field(path, marks, part, str, "fingerprints.")
+    compare_mark(path, text_fingerprint(json.dumps(facts)), marks)
+    return {**facts, "fingerprints": marks}
 
 
-def _read_weights(path: Path, examiner: Examiner, mark: str) -> dict[str, torch.Tensor]:
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    if (found := fingerprint(tensors)) != mark:
-        raise ValueError(
-            f"{path} has fingerprint {found}, config.json expects {shorten(str(mark))}; the file was "
-            "changed or belongs to another examiner"
-        )
+def _read_weights(path: Path, examiner: Examiner, marks: dict[str, str]) -> dict[str, torch.Tensor]:
+    tensors = read_tensors(path, marks)
     shapes = {name: t.shape for name, t in _weights(examiner).items()}
     if shapes != {name: t.shape for name, t in tensors.items()}:
         raise ValueError(f"{path} does not fit config.json: it holds tensors of other shapes")
