@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .bundle import Bundle, find
@@ -22,12 +22,11 @@ from .examine import BEST, CANDIDATES, SPLITS, find_examiner
 from .examiner import Examiner
 from .files import write_atomically
 from .presets import preset
-from .show import INK, PAPER, enlarge
+from .show import INK, PAPER, enlarge, font
 
 SAMPLES = 3  # shown of each caption, the first that were drawn
 SIDE = 128  # pixels on a side of a shown picture
 GAP, ABOVE, BELOW = 8, 20, 28  # pixels between pictures, for the column's name, for the verdict
-COLOURS_KEPT = 64  # of a picture file
 RIGHT, WRONG = (0, 114, 178), (213, 94, 0)  # Okabe and Ito's blue and vermilion
 WORDS = {"test": "Fresh scenes", "zero-shot": "Zero-shot"}
 
@@ -78,15 +77,14 @@ class Row:
         width = len(tiles) * (side + GAP) + GAP
         sheet = Image.new("RGB", (width, ABOVE + side + BELOW), PAPER)
         pen = ImageDraw.Draw(sheet)
-        font = ImageFont.load_default(13)
         for k, (column, tile, right) in enumerate(
             zip(self.columns, tiles, self.right, strict=True)
         ):
             x = GAP + k * (side + GAP)
-            pen.text((x, 2), column, fill=INK, font=font)
+            pen.text((x, 2), column, fill=INK, font=font(12))
             sheet.paste(tile, (x, ABOVE))
             mark(pen, x + side // 2, ABOVE + side + BELOW // 2, right)
-        return sheet.quantize(COLOURS_KEPT, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        return sheet
 
 
 def mark(pen: ImageDraw.ImageDraw, x: int, y: int, right: bool) -> None:

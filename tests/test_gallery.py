@@ -13,7 +13,7 @@ from PIL import Image
 from minidalle.bundle import find
 from minidalle.candidates import ask
 from minidalle.examiner import Examiner
-from minidalle.gallery import RIGHT, SIDE, WRONG, Row, gallery
+from minidalle.gallery import ABOVE, GAP, RIGHT, SIDE, WRONG, Row, gallery
 from minidalle.presets import CI, TINY
 from minidalle.world import FAMILIES
 
@@ -65,10 +65,16 @@ def test_words_say_what_the_marks_say():
     assert "right" not in row((False,) * 3).alt
 
 
-def test_pictures_are_enlarged_and_small():
-    """A pixel stays a square, and a file has few colours."""
-    image = row((True,) * 3).image()
-    assert image.mode == "P" and image.width >= 3 * (SIDE - 24)
+def test_pictures_are_shown_as_they_are():
+    """A pixel stays a square, and every one of many colours what it is: a page that paints over them lies."""
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 24, 24, 3), np.uint8)
+    image = Row("noise", ("a", "b", "c"), pictures, (True,) * 3).image()
+    assert image.width >= 3 * (SIDE - 24)
+    shown, times = np.array(image.convert("RGB")), round(SIDE / 24)
+    for k, picture in enumerate(pictures):
+        large = picture.repeat(times, 0).repeat(times, 1)
+        x, y = GAP + k * (len(large) + GAP), ABOVE
+        assert (shown[y : y + len(large), x : x + len(large)] == large).all()
 
 
 class Strict(Examiner):
