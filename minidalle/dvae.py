@@ -107,7 +107,7 @@ def gumbel_softmax(
     """A relaxed one-hot sample of softmax(logits) along ``dim``: soft in forward and backward.
 
     y = softmax((logits + g) / τ) with g standard Gumbel noise. As τ → 0 it becomes a one-hot sample.
-    generator: of the noise; or a CPU generator for each row, so that it does not matter what else is in the
+    generator: of the noise; or a generator for each row, so that it does not matter what else is in the
     batch. straight_through: one-hot in forward, soft in backward; not the paper's, for chapter 4's
     comparison. Raises ValueError unless τ > 0. Paper §2.1 (Jang et al. 2016; Maddison et al. 2016);
     chapter 4.
@@ -128,7 +128,7 @@ def exponential(out: Tensor, generator: Noise | None) -> Tensor:
     if not isinstance(generator, Sequence):
         return out.exponential_(generator=generator)
     for row, each in zip(out, generator, strict=True):
-        row.copy_(torch.rand(row.shape, generator=each))
+        row.copy_(torch.rand(row.shape, generator=each, device=each.device))
     return out.neg_().log1p_().neg_()  # −ln(1 − u): four times as fast as exponential_ row by row
 
 

@@ -20,10 +20,10 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from . import checkpoint
 from .checkpoint import Checkpoint, slug
+from .data import load_ahead
 from .device import autocast
 from .files import write_atomically
 from .log import Log
@@ -31,7 +31,6 @@ from .optim import Average
 from .powersgd import PowerSGD
 from .presets import Training
 from .processes import (
-    deaf,
     place,
     random_states,
     set_random_states,
@@ -132,8 +131,8 @@ class Objective(nn.Module):
             return self.loss(self.model, batch)
 
 
-class Steps(Dataset):
-    """Item s: what this process needs for step s."""
+class Steps:
+    """What this process needs for each step."""
 
     def __init__(self, stage: Stage, index: int, processes: int):
         batch, parts = stage.settings.batch, processes * stage.settings.accumulate
@@ -146,10 +145,8 @@ class Steps(Dataset):
         self.portion = Portion(slice(index * size, (index + 1) * size), parts)
         self.stage = stage
 
-    def __len__(self) -> int:
-        return self.stage.settings.steps
-
-    def __getitem__(self, step: int) -> Batch:
+    def load(self, step: int) -> Batch:
+        """Its examples of one step."""
         batch = self.stage.settings.batch
         positions = range(step * batch, (step + 1) * batch)
         tensors = self.stage.load(positions, self.portion)
@@ -209,17 +206,9 @@ class Loop:
         workers = self.run.workers
         # Each worker loads the steps that it always has, also after a resumption between them.
         again = self.step % workers if workers else 0
-        loader = DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(self.step - again, t.steps),
-            collate_fn=as_it_is,
-            num_workers=workers,
-            worker_init_fn=deaf,
-            multiprocessing_context="fork" if workers else None,  # a stage is not to be sent
-            generator=torch.Generator(),  # else the loader would draw from the global one
+        return islice(
+            load_ahead(steps.load, range(self.step - again, t.steps), workers), again, None
         )
-        return islice(loader, again, None)
 
     def advance(self, batch: Batch) -> list[NamedTuple]:
         """One step of the optimiser; returns the losses of the parts."""
@@ -388,8 +377,3 @@ def fit(stage: Stage, run: Run) -> nn.Module:
 def is_report(step: int, steps: int) -> bool:
     """Whether the step ends one of the ``REPORTS`` parts of a stage."""
     return (step + 1) * REPORTS // steps != step * REPORTS // steps
-
-
-def as_it_is(batch: Batch) -> Batch:
-    """The data loader's collation: `Steps` has done it."""
-    return batch

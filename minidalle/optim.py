@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from .device import choose_precision
+
 # Layers whose weights decay; all else (gains, biases, embeddings) never does.
 DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -112,15 +114,18 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About U Vᵀ of every matrix U S Vᵀ, (n, rows, columns), in bfloat16: five steps of a Newton–Schulz
-    iteration bring every singular value near 1 (between 0.7 and 1.2, which is near enough)."""
+    """About U Vᵀ of every matrix U S Vᵀ, (n, rows, columns): five steps of a Newton–Schulz iteration bring
+    every singular value near 1 (between 0.7 and 1.2, which is near enough). In bfloat16 where the device has
+    it; float16 would lose small values, so a device that has that alone gets float32, as most CPUs do."""
     a, b, c = (
         3.4445,
         -4.7750,
         2.0315,
     )  # steep at 0, so that small values grow fast (Jordan et al. 2024)
     wide = matrices.shape[1] <= matrices.shape[2]
-    X = matrices.bfloat16() if wide else matrices.bfloat16().mT
+    fast = choose_precision(matrices.device)[0] == torch.bfloat16
+    matrices = matrices.to(torch.bfloat16 if fast else torch.float32)
+    X = matrices if wide else matrices.mT
     X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = X @ X.mT

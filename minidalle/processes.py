@@ -107,8 +107,3 @@ def stoppable() -> Iterator[threading.Event]:
     finally:
         for kind in kinds:
             signal.signal(kind, before[kind])
-
-
-def deaf(worker: int) -> None:
-    """Let a worker that loads examples ignore Ctrl-C: the process that trains decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

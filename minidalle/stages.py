@@ -90,10 +90,9 @@ def dvae_stage(
         return {"tau": tau, "beta": cosine(step, 0.0, t.beta, int(t.beta_share * t.steps))}
 
     def loss(model: DVAE, batch: Batch) -> NamedTuple:
-        noise = [generator_of(seed, position) for position in batch.positions]
-        return model.elb(
-            *batch.tensors, **schedules(batch.step), balance=t.balance, generator=noise
-        )
+        (x,) = batch.tensors
+        noise = [generator_of(seed, position, x.device) for position in batch.positions]
+        return model.elb(x, **schedules(batch.step), balance=t.balance, generator=noise)
 
     return Stage(
         name="dVAE",

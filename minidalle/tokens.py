@@ -8,8 +8,9 @@ machine's memory.
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -17,14 +18,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
-from .data import Reading, Source, to_float
+from .data import Reading, Source, load_ahead, to_float
 from .dvae import DVAE
 from .files import fingerprint, text_fingerprint, write_atomically
 from .show import quiet
 
 SHARD = 16_384  # pictures a file
+BATCH = 128  # pictures encoded at once
 
 
 def tokens_key(dvae: DVAE, source: Source, pictures: int) -> str:
@@ -54,6 +57,14 @@ class ImageTokens:
         text = shard["captions"][first : int(shard["ends"][row])]
         return bytes(text.tolist()).decode(), shard["tokens"][row].long()
 
+    def captions(self) -> Iterator[str]:
+        """All captions, in order; much faster than one by one."""
+        for shard in self.shards:
+            text, first = shard["captions"].numpy().tobytes(), 0
+            for end in shard["ends"].tolist():
+                yield text[first:end].decode()
+                first = end
+
 
 def encode_once(
     dvae: DVAE,
@@ -64,50 +75,65 @@ def encode_once(
     processes: int = 1,
     wait: Callable[[], None] = lambda: None,
     say: Callable[[str], object] = tqdm.write,
+    workers: int = 0,
 ) -> ImageTokens:
     """Encode the first pictures of a source, or read what an earlier call with the same dVAE wrote.
 
     index, processes: this process encodes every ``processes``-th file; wait: until all have encoded theirs.
-    A source of fewer pictures gives them again.
+    workers: processes that load pictures. A source of fewer pictures gives them again.
     """
     key = tokens_key(dvae, source, pictures)
     ranges = [range(k, min(k + SHARD, pictures)) for k in range(0, pictures, SHARD)]
     paths = [folder / key / f"{k:05d}.safetensors" for k in range(len(ranges))]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    reading = Reading(source)
+    mine = range(index, len(paths), processes)
+    todo = [k for k in mine if not is_whole(paths[k], key, len(ranges[k]), say)]
+    # The pictures that this process has read of a stream before each of its files.
+    parts = [part for k in todo for part in batches_of(ranges[k], k // processes * SHARD)]
+    examples = load_batches(source, parts, workers)
     bar = tqdm(total=pictures, desc="tokens", unit="picture", disable=quiet(), leave=False)
     with bar:
-        for k in range(index, len(paths), processes):
-            if not is_whole(paths[k], key, len(ranges[k]), say):
-                before = k // processes * SHARD  # pictures that this process has encoded
-                encoded = encode_pictures(dvae, reading, ranges[k], before, bar.update)
-                write_shard(paths[k], key, *encoded)
+        for k in todo:
+            count = -(-len(ranges[k]) // BATCH)
+            write_shard(paths[k], key, *encode_pictures(dvae, islice(examples, count), bar.update))
     wait()
     return ImageTokens(paths)
+
+
+def batches_of(positions: range, before: int) -> list[tuple[range, int]]:
+    """Positions in parts of ``BATCH``, each with what `Reading.take` wants to know of it."""
+    return [(positions[k : k + BATCH], before + k) for k in range(0, len(positions), BATCH)]
+
+
+def load_batches(
+    source: Source, parts: Sequence[tuple[range, int]], workers: int
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Captions and pictures (B, 3, S, S) of the parts, in order. Streams are read by this process alone."""
+    reading = Reading(source)
+
+    def load(part: tuple[range, int]) -> tuple[list[str], Tensor]:
+        examples = reading.take(*part)
+        return [each.caption for each in examples], to_float([each.picture for each in examples])
+
+    return load_ahead(load, parts, 0 if isinstance(source, IterableDataset) else workers)
 
 
 @torch.no_grad()
 def encode_pictures(
     dvae: DVAE,
-    reading: Reading,
-    positions: range,
-    before: int,
+    examples: Iterable[tuple[list[str], Tensor]],
     done: Callable[[int], object] = lambda n: None,
-    batch: int = 64,
 ) -> tuple[list[str], Tensor]:
-    """Captions and image tokens (n, N) of some examples; the dVAE is left as it is.
+    """Captions and image tokens (n, N) of batches of captions and pictures; the dVAE is left as it is.
 
-    before: see `Reading.take`. In 32 bit, as when pictures are judged: rounding would move some tokens to a
-    neighbour.
+    In 32 bit, as when pictures are judged: rounding would move some tokens to a neighbour.
     """
     device = next(dvae.parameters()).device
     captions, tokens = [], []
-    for k in range(0, len(positions), batch):
-        examples = reading.take(positions[k : k + batch], before + k)
-        pictures = to_float([example.picture for example in examples]).to(device)
-        tokens.append(dvae.encode(pictures).cpu())
-        captions += [example.caption for example in examples]
-        done(len(examples))
+    for texts, pictures in examples:
+        tokens.append(dvae.encode(pictures.to(device)).cpu())
+        captions += texts
+        done(len(texts))
     return captions, torch.cat(tokens)
 
 

@@ -9,6 +9,7 @@ last one was stopped, and ends with the same weights.
 
 import errno
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
@@ -128,8 +129,10 @@ def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bun
         acc.num_processes,
         acc.wait_for_everyone,
         log.say,
+        run.workers,
     )
-    cut = sum(len(tokenizer.ids(tokens[i][0])) > tokenizer.T for i in range(len(tokens)))
+    counts = Counter(tokens.captions())
+    cut = sum(n for text, n in counts.items() if len(tokenizer.ids(text)) > tokenizer.T)
     log.report("tokens", 0, pictures=len(tokens), captions_cut=cut)
     text = tokenizer.encode(captions, cut=True)
     with torch.no_grad():

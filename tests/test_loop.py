@@ -356,11 +356,11 @@ def test_every_example_is_seen_once_a_pass(tmp_path):
 
 def test_the_processes_shares_make_up_the_batch():
     """Whatever their number: disjoint, in order, together the examples of one process."""
-    alone = [room.Steps(stage(), 0, 1)[step] for step in range(20)]
+    alone = [room.Steps(stage(), 0, 1).load(step) for step in range(20)]
     for n in (2, 4):
         shares = [room.Steps(stage(), index, n) for index in range(n)]
         for step, batch in enumerate(alone):
-            parts = [share[step] for share in shares]
+            parts = [share.load(step) for share in shares]
             assert torch.equal(torch.cat([p.tensors[0] for p in parts]), batch.tensors[0])
             assert [p for part in parts for p in part.positions] == list(batch.positions)
     with pytest.raises(ValueError, match="batch of 4 does not divide into 3 parts"):

@@ -32,6 +32,7 @@ class Pictures:
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
     monkeypatch.setattr(room, "SHARD", 16)
+    monkeypatch.setattr(room, "BATCH", 5)  # the last of a file is smaller
 
 
 def test_tokens_are_the_dvaes_and_captions_the_sources(tmp_path):
@@ -46,6 +47,25 @@ def test_tokens_are_the_dvaes_and_captions_the_sources(tmp_path):
         assert torch.equal(row, dvae.encode(to_float([picture]))[0])
     with pytest.raises(IndexError):
         tokens[50]
+
+
+def test_all_captions_in_order(tmp_path):
+    """Read at once they are those read one by one."""
+    tokens = encode_once(tiny_dvae(), Pictures(), 50, tmp_path)
+    assert list(tokens.captions()) == [tokens[i][0] for i in range(50)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_workers_change_nothing(tmp_path, stream):
+    """Files are the same bytes with two processes that load pictures as with none; a stream has one."""
+    dvae, source = tiny_dvae(), Stream([]) if stream else Pictures()
+    encode_once(dvae, source, 50, tmp_path / "none")
+    encode_once(dvae, source, 50, tmp_path / "two", workers=2)
+    files = sorted((tmp_path / "none").rglob("*.safetensors"))
+    assert len(files) == 4
+    for path in files:
+        other = tmp_path / "two" / path.relative_to(tmp_path / "none")
+        assert path.read_bytes() == other.read_bytes()
 
 
 def test_they_are_encoded_once(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@
     source("webdataset:shards/{00000..00099}.tar", size=128)
     source("hub:NAME,image=COLUMN,caption=COLUMN", size=128)
 
-Read the files in this order: base, scenes, pictures, filters, stored, folder, emoji, hub, shards.
+Read the files in this order: base, loading, scenes, pictures, filters, stored, folder, emoji, hub, shards.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +25,7 @@ from .base import (
     to_uint8,
     walk,
 )
+from .loading import load_ahead
 from .scenes import World
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "World",
     "batches",
     "generator_of",
+    "load_ahead",
     "source",
     "to_float",
     "to_uint8",

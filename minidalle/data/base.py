@@ -230,7 +230,7 @@ def permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=generator_of(seed, epoch))
 
 
-def generator_of(seed: int, number: int) -> torch.Generator:
+def generator_of(seed: int, number: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A random generator of its own for every number, say for every example that a run sees."""
     mark = hashlib.sha256(f"{seed} {number}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(mark[:4], "big"))
+    return torch.Generator(device).manual_seed(int.from_bytes(mark[:4], "big"))
