@@ -3,7 +3,7 @@
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
     two     32×32 pictures of two things or more, 8×8 tokens: the next rung, about five minutes on two cores
             (so small that some layouts look alike: 3 % of test pictures equal a training picture)
-    tiny    64×64 pictures of three families, 8×8 tokens: the bundled weights
+    tiny    64×64 pictures of all families, 8×8 tokens: the bundled weights
     small   128×128 pictures of your own, 16×16 tokens: meant for about an hour on a Colab T4
     paper   256×256 pictures, 32×32 tokens, 12 billion parameters: to count with (`plan`), not to train
 
@@ -167,16 +167,16 @@ TINY = Preset(
     ),
     dalle=DALLEConfig(V=1024, T=20, K=512, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=12_000, batch=64, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        steps=7000, batch=128, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
         beta_share=0.0, balance=0.2, clip=50.0, ema=0.999, save_every=1000,
     ),
     dalle_training=DALLETraining(
-        steps=20_000, batch=256, lr=1e-2, muon_lr=0.02, warmup=100, pictures=800_000,
+        steps=8000, batch=512, lr=1e-2, muon_lr=0.02, warmup=100, pictures=600_000,
         save_every=1000,
     ),
     clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
-        steps=3000, batch=512, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99,
+        steps=1500, batch=512, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99,
         save_every=1000,
     ),
 )  # fmt: skip

@@ -21,6 +21,7 @@ import minidalle.checkpoint as room_of_checkpoints
 import minidalle.device as device_room
 import minidalle.log as room_of_logs
 import minidalle.loop as room
+import minidalle.optim as optim
 from minidalle import processes
 from minidalle.checkpoint import found, read
 from minidalle.dalle import DALLE
@@ -266,9 +267,12 @@ def adamw_part(model: Toy) -> torch.optim.Optimizer:
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6)])
-def test_muon_is_the_librarys(shape):
+def test_muon_is_the_librarys(shape, monkeypatch):
     """The same steps as `torch.optim.Muon` on matrices, alike or not, up to the rounding of 16 bit."""
     torch.manual_seed(0)
+    monkeypatch.setattr(
+        optim, "choose_precision", lambda device: (torch.bfloat16, "as the library's")
+    )
     shapes = [shape, (5, 7), shape]
     ours, theirs = ([torch.nn.Parameter(torch.ones(s)) for s in shapes] for _ in range(2))
     optimizers = Muon(ours, lr=0.1), torch.optim.Muon(theirs, lr=0.1, weight_decay=0.0)
