@@ -162,22 +162,20 @@ TINY = Preset(
     name="tiny",
     families=tuple(FAMILIES),
     dvae=DVAEConfig(
-        size=64, K=512, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
+        size=64, K=512, width=96, decoder_input=96, groups=2, blocks=1, input_kernel=3,
         bottleneck=2, patch=4, logit_norm=True, likelihood="gaussian",
     ),
-    dalle=DALLEConfig(V=1024, T=20, K=512, h=8, w=8, D=256, H=4, L=6, kernel=5),
+    dalle=DALLEConfig(V=1024, T=20, K=512, h=8, w=8, D=256, H=4, L=4, kernel=5),
     dvae_training=DVAETraining(
-        steps=7000, batch=128, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
-        beta_share=0.0, balance=0.2, clip=50.0, ema=0.999, save_every=1000,
+        steps=16_000, batch=16, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        beta_share=0.0, balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=8000, batch=512, lr=1e-2, muon_lr=0.02, warmup=100, pictures=600_000,
-        save_every=1000,
+        steps=14_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=160_000
     ),
     clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
-        steps=1500, batch=512, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99,
-        save_every=1000,
+        steps=1500, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
     ),
 )  # fmt: skip
 
