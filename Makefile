@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
-.PHONY: help draw test quick book pictures gallery lab weights format clean
+.PHONY: help draw test quick promises book pictures gallery lab weights format clean
 
 help:  ## List the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ test: $(VENV)/.installed-test  ## Pass every test
 
 quick: $(VENV)/.installed-test  ## Pass the tests that train nothing
 	MINIDALLE_QUIET=1 $(BIN)/python -m pytest -m "not slow"
+
+promises: $(VENV)/.installed-test  ## Train ci with three seeds and see that each is as good as it should be
+	MINIDALLE_QUIET=1 $(BIN)/python -m pytest tests/test_promises.py --seeds 3
 
 book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going

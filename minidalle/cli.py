@@ -177,7 +177,7 @@ def examine(
 @app.command()
 def gallery(
     model: ModelOption = "tiny",
-    n: Annotated[int, typer.Option(help="Captions of each family and split.")] = 3,
+    n: Annotated[int, typer.Option(help="Captions of each family and split.")] = 2,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="The page is OUT.md, its pictures lie in OUT.")] = Path(
         "gallery"

@@ -133,7 +133,7 @@ def gallery(
     model: str,
     bundle: Bundle,
     out: Path,
-    n: int = 3,
+    n: int = 2,
     seed: int = 0,
     echo: Callable[[str], object] = print,
     examiner: Examiner | None = None,

@@ -14,6 +14,12 @@ settings.load_profile("ci")
 THREADS = torch.get_num_threads()
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--seeds", type=int, default=1, help="how often ci is trained for the scores it promises"
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Tiny models do not wait for threads, and two runs that must agree to the bit have equally many: set

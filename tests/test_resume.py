@@ -9,7 +9,7 @@ from runs import assert_same_run, launch
 
 from minidalle.checkpoint import found, read
 
-RUNS = 4  # each killed until it ends
+RUNS = 2  # each killed until it ends
 
 
 @pytest.fixture(scope="module")
