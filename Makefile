@@ -13,6 +13,9 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 PIP_INSTALL := $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
 
+# Two files of tests at a time, one core each.
+PYTEST := MINIDALLE_QUIET=1 $(BIN)/python -m pytest
+
 .PHONY: help draw test quick promises book pictures gallery lab weights format clean
 
 help:  ## List the commands
@@ -24,25 +27,27 @@ draw: $(VENV)/.installed  ## Draw CAPTION with the bundled weights
 test: $(VENV)/.installed-test  ## Pass every test
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	MINIDALLE_QUIET=1 $(BIN)/python -m pytest
+	$(PYTEST) -n 2 --dist loadfile
 
 quick: $(VENV)/.installed-test  ## Pass the tests that train nothing
-	MINIDALLE_QUIET=1 $(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 promises: $(VENV)/.installed-test  ## Train ci with three seeds and see that each is as good as it should be
-	MINIDALLE_QUIET=1 $(BIN)/python -m pytest tests/test_promises.py --seeds 3
+	$(PYTEST) tests/test_promises.py --seeds 3
 
 book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the bundled weights
-	$(BIN)/minidalle draw --n 1 --seed 0 --out book/_static/drawn.png \
+	$(BIN)/minidalle draw --n 1 --best-of 16 --seed 0 --out book/_static/drawn.png \
 	  "a small red circle above a blue square" \
-	  "three large striped purple stars" \
+	  "a penguin with rabbit ears" \
+	  "a teapot in the style of a watermelon" \
 	  "a stack of three cubes: green on top of yellow on top of red" \
-	  "a yellow sign that says cat" \
-	  "two large orange hearts" \
-	  "a large dotted green triangle"
+	  "a purple sign that says owl" \
+	  "a tent at sunset" \
+	  "canada's flag on a pole" \
+	  "a yellow clock at ten o'clock"
 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks

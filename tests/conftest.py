@@ -1,6 +1,8 @@
 """What all tests share: no progress bars, fixed seeds, a calm profile for property tests."""
 
 import os
+import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ settings.load_profile("ci")
 
 
 THREADS = torch.get_num_threads()
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker and the programs that it starts
+    THREADS, os.environ["OMP_NUM_THREADS"] = 1, "1"
 
 
 def pytest_addoption(parser):
@@ -31,3 +35,15 @@ def pytest_runtest_setup(item):
 def _seeded():
     """Every test starts from the same global seed."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tell(capsys) -> Callable[[str], None]:
+    """Prints figures also when the test passes: they are what it is about. To standard error, which the
+    processes of pytest-xdist share."""
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n  {text}", file=sys.stderr, flush=True)
+
+    return say

@@ -32,12 +32,6 @@ def worst(one: Path, other: Path) -> float:
     return max(found)
 
 
-def tell(capsys, text: str) -> None:
-    """Print figures also when the test passes: they are what the test is about."""
-    with capsys.disabled():
-        print(f"\n  {text}")
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Callable[..., Path]:
     """Folders of runs that nothing interrupted, in one process or in two; each is made once."""
@@ -56,10 +50,10 @@ def whole(tmp_path_factory) -> Callable[..., Path]:
 @pytest.mark.parametrize(
     ("words", "bound"), [("muon", MUON), ("adamw", EXACT), ("kernels", KERNELS)]
 )
-def test_two_processes_have_the_losses_of_one(words, bound, how, whole, capsys):
+def test_two_processes_have_the_losses_of_one(words, bound, how, whole, tell):
     """The same global batch, by DDP and by FSDP, with our optimisers and with the paper's."""
     difference = worst(whole(words), whole(words, how))
-    tell(capsys, f"two processes, {how}, {words}: losses differ by {difference:.1e}")
+    tell(f"two processes, {how}, {words}: losses differ by {difference:.1e}")
     assert difference < bound
 
 
@@ -130,12 +124,11 @@ def test_a_run_of_two_processes_goes_on_in_one(whole, tmp_path):
     assert worst(whole("adamw"), out) < EXACT
 
 
-def test_powersgd_sends_less(whole, capsys):
+def test_powersgd_sends_less(whole, tell):
     """The share of numbers that are not sent is logged; the losses still fall as they do without it."""
     out = whole("adamw rank=2", DDP)
     last, plain = lines(out)[-1], lines(whole("adamw"))[-1]
     tell(
-        capsys,
         f"PowerSGD, rank 2: {last['traffic_saved']:.3f} of the traffic saved; image nats "
         f"{last['image_nats']:.4f}, without {plain['image_nats']:.4f}",
     )

@@ -35,7 +35,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path, whole):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(RUNS))
-def test_killed_at_random_a_run_ends_bit_for_bit_the_same(seed, tmp_path, whole, capsys):
+def test_killed_at_random_a_run_ends_bit_for_bit_the_same(seed, tmp_path, whole, tell):
     """SIGKILL at random moments until the run ends: every file is as without kills, but for the clock."""
     out, chance, kills = tmp_path / "run", random.Random(seed), 0
     while True:
@@ -45,7 +45,6 @@ def test_killed_at_random_a_run_ends_bit_for_bit_the_same(seed, tmp_path, whole,
         assert answer.returncode == -signal.SIGKILL, answer.stderr
         kills += 1
         assert kills < 60, "it does not get on"
-    with capsys.disabled():
-        print(f"\n  seed {seed}: {kills} kills, then the same bits")
+    tell(f"seed {seed}: {kills} kills, then the same bits")
     assert kills >= 2
     assert_same_run(out, whole)

@@ -53,7 +53,7 @@ def test_ci_runs_the_readmes_test_command():
     assert (ROOT / ".ci" / "run").read_text().rstrip().endswith(shell_blocks()[1].strip())
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
     dry = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True).stdout
-    assert re.search(r"-m pytest$", dry, re.MULTILINE)
+    assert re.search(r"-m pytest -n 2 --dist loadfile$", dry, re.MULTILINE)
 
 
 def test_requirements_are_lower_bounds_only():
