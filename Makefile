@@ -39,15 +39,13 @@ book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the bundled weights
-	$(BIN)/minidalle draw --n 1 --best-of 16 --seed 0 --out book/_static/drawn.png \
+	$(BIN)/minidalle draw --n 1 --seed 0 --out book/_static/drawn.png \
 	  "a small red circle above a blue square" \
-	  "a penguin with rabbit ears" \
-	  "a teapot in the style of a watermelon" \
+	  "three large striped purple stars" \
 	  "a stack of three cubes: green on top of yellow on top of red" \
-	  "a purple sign that says owl" \
-	  "a tent at sunset" \
-	  "canada's flag on a pole" \
-	  "a yellow clock at ten o'clock"
+	  "a yellow sign that says cat" \
+	  "two large orange hearts" \
+	  "a large dotted green triangle"
 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks

@@ -3,7 +3,8 @@
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
     two     32×32 pictures of two things or more, 8×8 tokens: the next rung, about five minutes on two cores
             (so small that some layouts look alike: 3 % of test pictures equal a training picture)
-    tiny    64×64 pictures of all families, 8×8 tokens: the bundled weights
+    tiny    64×64 pictures of three families, 8×8 tokens: the bundled weights
+    world   64×64 pictures of all families, 8×8 tokens: bundled too; a narrower dVAE, and fewer pictures of each
     small   128×128 pictures of your own, 16×16 tokens: meant for about an hour on a Colab T4
     paper   256×256 pictures, 32×32 tokens, 12 billion parameters: to count with (`plan`), not to train
 
@@ -160,6 +161,27 @@ TWO = Preset(
 
 TINY = Preset(
     name="tiny",
+    families=("attributes", "objects", "lettering"),
+    dvae=DVAEConfig(
+        size=64, K=256, width=128, decoder_input=128, groups=2, blocks=1, input_kernel=3,
+        bottleneck=2, patch=4, logit_norm=True, likelihood="gaussian",
+    ),
+    dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
+    dvae_training=DVAETraining(
+        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
+        balance=0.2, clip=50.0, ema=0.999,
+    ),
+    dalle_training=DALLETraining(
+        steps=6_500, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=120_000
+    ),
+    clip=CLIPConfig(size=64, V=640, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
+    clip_training=CLIPTraining(
+        steps=1600, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=1, decoded=0.75, ema=0.99
+    ),
+)  # fmt: skip
+
+WORLD = Preset(
+    name="world",
     families=tuple(FAMILIES),
     dvae=DVAEConfig(
         size=64, K=512, width=96, decoder_input=96, groups=2, blocks=1, input_kernel=3,
@@ -211,7 +233,7 @@ PAPER = Preset(
     ),
 )  # fmt: skip
 
-PRESETS = {preset.name: preset for preset in (CI, TWO, TINY, SMALL)}  # those that can be trained
+PRESETS = {preset.name: preset for preset in (CI, TWO, TINY, WORLD, SMALL)}  # those that can be trained
 
 
 def preset(name: str) -> Preset:
