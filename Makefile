@@ -50,12 +50,14 @@ pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks
 
-weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (a little more than an hour on two cores)
-	$(BIN)/minidalle train --preset tiny --out runs/tiny
+weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (about three hours on two cores)
 	$(BIN)/minidalle examiner --out minidalle/weights/examiner
-	$(BIN)/minidalle examine --model runs/tiny --curve 20 --card --json runs/tiny/scores.json
-	mkdir -p minidalle/weights/tiny
-	cd runs/tiny && cp config.json tokenizer.json log.jsonl *.safetensors README.md $(CURDIR)/minidalle/weights/tiny/
+	set -e; for name in tiny world; do \
+	  $(BIN)/minidalle train --preset $$name --out runs/$$name; \
+	  $(BIN)/minidalle examine --model runs/$$name --curve 20 --card --json runs/$$name/scores.json; \
+	  mkdir -p minidalle/weights/$$name; \
+	  (cd runs/$$name && cp config.json tokenizer.json log.jsonl *.safetensors README.md $(CURDIR)/minidalle/weights/$$name/); \
+	done
 
 gallery: $(VENV)/.installed  ## Draw the book's page of pictures with the bundled weights again
 	rm -f book/gallery/*.png

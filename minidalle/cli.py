@@ -81,7 +81,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the run; ends as a model for draw --model.")],
     preset: Annotated[
         str,
-        typer.Option(help="ci or two (minutes on two cores), tiny or small (an hour on a GPU)."),
+        typer.Option(
+            help="ci or two (minutes on two cores), tiny or world (an hour or more), small (for a GPU)."
+        ),
     ] = "ci",
     data: Annotated[
         str,
