@@ -38,7 +38,7 @@ promises: $(VENV)/.installed-test  ## Train ci with three seeds and see that eac
 book: $(VENV)/.installed-test  ## Build the site into book/_build/html
 	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
-pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the bundled weights
+pictures: $(VENV)/.installed  ## Draw the pictures of the README again, with the bundled weights
 	$(BIN)/minidalle draw --n 1 --seed 0 --out book/_static/drawn.png \
 	  "a small red circle above a blue square" \
 	  "three large striped purple stars" \
@@ -46,6 +46,15 @@ pictures: $(VENV)/.installed  ## Draw the picture of the README again, with the 
 	  "a yellow sign that says cat" \
 	  "two large orange hearts" \
 	  "a large dotted green triangle"
+	$(BIN)/minidalle draw --model world --n 1 --seed 0 --out book/_static/drawn_world.png \
+	  "a chair made of watermelon" \
+	  "a teapot made of bricks" \
+	  "a penguin with rabbit ears" \
+	  "canada's flag on the surface of the moon" \
+	  "a tent at sunset" \
+	  "a clock at 8 o'clock" \
+	  "the inside of a dragon fruit on a yellow tablecloth" \
+	  "the exact same red boat on the top at night on the bottom"
 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks
@@ -61,7 +70,7 @@ weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again
 
 gallery: $(VENV)/.installed  ## Draw the book's page of pictures with the bundled weights again
 	rm -f book/gallery/*.png
-	$(BIN)/minidalle gallery --out book/gallery
+	$(BIN)/minidalle gallery --model world --out book/gallery
 
 format: $(VENV)/.installed-test  ## Format the code
 	$(BIN)/python -m ruff check --fix .

@@ -104,7 +104,7 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
     return empty + guidance * (captioned - empty)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def generate(
     model: DALLE,
     text: Tensor,
@@ -137,7 +137,7 @@ def generate(
     return torch.cat(pieces)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def progress(
     model: DALLE,
     text: Tensor,

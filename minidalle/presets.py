@@ -197,7 +197,7 @@ WORLD = Preset(
     ),
     clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
-        steps=1200, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=2, decoded=0.75, ema=0.99
+        steps=5000, batch=128, lr=2e-3, muon_lr=0.02, warmup=100, families=4, decoded=0.75, ema=0.99
     ),
 )  # fmt: skip
 

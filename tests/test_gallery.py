@@ -14,7 +14,7 @@ from minidalle.bundle import find
 from minidalle.candidates import ask
 from minidalle.examiner import Examiner
 from minidalle.gallery import ABOVE, GAP, RIGHT, SIDE, WRONG, Row, gallery
-from minidalle.presets import CI, TINY
+from minidalle.presets import CI, WORLD
 from minidalle.world import FAMILIES
 
 ROOT = Path(__file__).parent.parent
@@ -135,7 +135,7 @@ def text() -> str:
 
 def test_the_books_page_belongs_to_the_bundled_weights(text):
     """Whoever changes the weights makes the page anew: `make gallery`."""
-    config = json.loads((find("tiny") / "config.json").read_text())
+    config = json.loads((find("world") / "config.json").read_text())
     marks = dict(re.findall(r"(\w+) `([0-9a-f]{16})`", text))
     assert marks == config["fingerprints"]
 
@@ -145,14 +145,14 @@ def test_the_books_page_is_complete(text):
     n = int(re.search(r"--n (\d+) --seed 0 ", text)[1])
     expected = [
         caption
-        for family in TINY.families
+        for family in WORLD.families
         for split in SPLITS
-        for caption in ask(TINY, family, split, n, 0)[1]
+        for caption in ask(WORLD, family, split, n, 0)[1]
     ]
     found = entries(text)
     assert [caption for caption, _, _ in found] == expected
-    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(TINY.families)
-    assert all(name in FAMILIES for name in TINY.families)
+    assert re.findall(r"^## (\w+)$", text, re.MULTILINE) == list(WORLD.families)
+    assert all(name in FAMILIES for name in WORLD.families)
     files = {PAGE.parent / file for _, _, file in found}
     assert files == set((PAGE.parent / "gallery").iterdir())
     for caption, alt, _ in found:
