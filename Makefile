@@ -46,7 +46,7 @@ pictures: $(VENV)/.installed  ## Draw the pictures of the README again, with the
 	  "a yellow sign that says cat" \
 	  "two large orange hearts" \
 	  "a large dotted green triangle"
-	$(BIN)/minidalle draw --model world --n 1 --seed 0 --out book/_static/drawn_world.png \
+	$(BIN)/minidalle draw --model world --best-of 32 --n 1 --seed 0 --out book/_static/drawn_world.png \
 	  "a chair made of watermelon" \
 	  "a teapot made of bricks" \
 	  "a penguin with rabbit ears" \
@@ -54,12 +54,13 @@ pictures: $(VENV)/.installed  ## Draw the pictures of the README again, with the
 	  "a tent at sunset" \
 	  "a clock at 8 o'clock" \
 	  "the inside of a dragon fruit on a yellow tablecloth" \
+	  "an orange pyramid viewed from the left side" \
 	  "the exact same red boat on the top at night on the bottom"
 
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks
 
-weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (about three hours on two cores)
+weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (about three and a half hours on two cores)
 	$(BIN)/minidalle examiner --out minidalle/weights/examiner
 	set -e; for name in tiny world; do \
 	  $(BIN)/minidalle train --preset $$name --out runs/$$name; \
