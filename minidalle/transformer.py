@@ -2,7 +2,8 @@
 
     dense        `attend`: every score, then the mask; or `attend_fused`, PyTorch's kernel
     structured   `attend_blocks`: only the scores of blocks that the mask leaves, O(N · W) instead of O(N²)
-    cached       `attend_apart`: one new position against the keys that it sees, for decoding
+    cached       one new position against the keys that it sees, for decoding: `attend_fused` for few streams,
+                 `attend_apart` for many
 
 Paper: §2.2. Pre-LayerNorm residual blocks; attention and MLP are separate residual branches; one softmax
 over text and image keys together. Not stated by the paper, chosen by us: GELU, no weight tying.
@@ -43,7 +44,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return scores.softmax(-1).to(v.dtype) @ v
 
 
-def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """The same by PyTorch's `scaled_dot_product_attention`, which keeps no scores for the backward pass."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
@@ -82,6 +83,9 @@ def multiply(x: Tensor, y: Tensor) -> Tensor:
         return x @ y
     x = x.unflatten(0, (C, -1)).transpose(1, 2).flatten(2, 3)  # (C, H, B / C · n, a)
     return (x @ y).unflatten(2, (-1, n)).transpose(1, 2).reshape(B, H, n, -1)
+
+
+FEW = 4  # streams, up to which moving the keys together costs less than attending to them apart
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -163,7 +167,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         """n new positions (B, n, D) from ``start`` on: writes their keys and values into kv
         (2, B, H, P + N, d_head), then attends to the positions ``where`` alone, slices or indices of them.
-        With a mask (n, m) that is a single slice, without one the first is the prefix (see `Cache`).
+        With a mask (n, m) that is a single slice, without one n is 1 and the first is the prefix (see
+        `Cache`).
 
         Scores are in the cache's precision, under autocast too: one query has little to multiply, and that
         is slower in 16 bit on the CPU, while rounding would cost as much as anywhere.
@@ -173,11 +178,13 @@ class Attention(nn.Module):
         kv[:, :, :, start : start + x.shape[1]] = qkv[1:]
         parts = [fetch(kv, each) for each in where]
         with torch.autocast(x.device.type, enabled=False):
-            if mask is None:
+            if mask is not None:
+                out = attend(q, *parts[0], mask)
+            elif len(q) <= FEW:
+                out = attend_fused(q, *torch.cat(parts, 3))
+            else:
                 parts[0] = parts[0][:, ::alike]
                 out = attend_apart(q, parts)
-            else:
-                out = attend(q, *parts[0], mask)
         return self.out(out.transpose(1, 2).flatten(2))
 
 
