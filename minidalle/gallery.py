@@ -39,7 +39,8 @@ samples are the first {samples} that were drawn. Nobody chose them{best}.
 
 Under each picture stands the verdict of an examiner, which has learned from true pictures only: a tick in a
 blue disc where it reads every fact of the caption, a cross in an orange square where it reads something else.
-It judges the true pictures, too, and may err there.
+It judges the true pictures, too, and may err there. Half of what it learned from was a little blurred or
+noisy; whether its ticks under blurrier ones are deserved is for you to see.
 
 | shown on this page | right | of |
 |---|---:|---:|

@@ -5,13 +5,14 @@
             (so small that some layouts look alike: 3 % of test pictures equal a training picture)
     tiny    64×64 pictures of three families, 8×8 tokens: the bundled weights
     world   64×64 pictures of all families, 8×8 tokens: bundled too, trained for two hours on two cores
-    small   128×128 pictures of your own, 16×16 tokens: meant for about an hour on a Colab T4
+    small   128×128 pictures, three families or your own, 16×16 tokens: meant for an hour on a Colab T4
     paper   256×256 pictures, 32×32 tokens, 12 billion parameters: to count with (`plan`), not to train
 
 The time of `small` is an estimate, not a measurement: 6 (dVAE) and 15 (DALL·E) times 10¹⁵ operations take an
 hour at 6·10¹² a second, a tenth of a T4's peak in 16 bit. It has not been trained to the end yet.
 
-Every number of the others is ours, found by trying; the docstrings below give the paper's.
+The numbers of `ci`, `two`, `tiny` and `world` are ours, found by trying; the docstrings below give the
+paper's.
 """
 
 from dataclasses import dataclass, field
