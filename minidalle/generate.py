@@ -104,7 +104,7 @@ def guide(logits: Tensor, guidance: float) -> Tensor:
     return empty + guidance * (captioned - empty)
 
 
-@torch.no_grad()
+@torch.no_grad()  # in inference mode autocast would cast all weights again at every step
 def generate(
     model: DALLE,
     text: Tensor,

@@ -234,9 +234,8 @@ PAPER = Preset(
     ),
 )  # fmt: skip
 
-PRESETS = {
-    preset.name: preset for preset in (CI, TWO, TINY, WORLD, SMALL)
-}  # those that can be trained
+# Those that can be trained.
+PRESETS = {preset.name: preset for preset in (CI, TWO, TINY, WORLD, SMALL)}
 
 
 def preset(name: str) -> Preset:

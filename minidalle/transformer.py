@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .device import choose_attention
+from .device import FEW_STREAMS, choose_attention
 from .masks import (
     Blocks,
     check_kind,
@@ -83,9 +83,6 @@ def multiply(x: Tensor, y: Tensor) -> Tensor:
         return x @ y
     x = x.unflatten(0, (C, -1)).transpose(1, 2).flatten(2, 3)  # (C, H, B / C · n, a)
     return (x @ y).unflatten(2, (-1, n)).transpose(1, 2).reshape(B, H, n, -1)
-
-
-FEW = 4  # streams, up to which moving the keys together costs less than attending to them apart
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
@@ -180,7 +177,7 @@ class Attention(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if mask is not None:
                 out = attend(q, *parts[0], mask)
-            elif len(q) <= FEW:
+            elif len(q) <= FEW_STREAMS:
                 out = attend_fused(q, *torch.cat(parts, 3))
             else:
                 parts[0] = parts[0][:, ::alike]

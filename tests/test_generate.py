@@ -1,6 +1,7 @@
 """Choosing codes, and drawing them one position at a time."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from checks import (
 )
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minidalle.generate import (
     Sampling,
@@ -307,6 +309,22 @@ def test_guidance_by_hand():
     assert guide(logits, 3.0).tolist() == [[4.0, 0.0], [3.0, -3.0]]
     assert guide(logits, 1.0).tolist() == logits[:2].tolist()
     assert guide(logits, 0.0).tolist() == logits[2:].tolist()
+
+
+def test_weights_are_cast_once_for_a_whole_drawing(model, text):
+    """Under autocast, which keeps what it has cast; a cast of all weights at every step costs a tenth."""
+    weights = {p.data_ptr() for p in model.parameters()}
+    casts = Counter()
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default and args[0].data_ptr() in weights:
+                casts[args[0].data_ptr()] += 1
+            return function(*args, **(kwargs or {}))
+
+    with Casts(), torch.autocast("cpu", torch.bfloat16):
+        draw(model, text)
+    assert len(casts) > 4 * model.config.L and set(casts.values()) == {1}
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -1,5 +1,6 @@
 """The site: builds without a warning, shows every picture's description, asks nothing of the outside."""
 
+import random
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from browser import chromium
 
 import minidalle
+from minidalle.world import FAMILIES
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = [f"notebooks/{path.stem}.html" for path in sorted(ROOT.glob("notebooks/*.ipynb"))]
@@ -316,3 +318,44 @@ def test_the_pictures_of_the_readme_and_of_the_first_page(k):
     assert len(alts) == 2
     for alt in alts:
         assert re.findall(r"[^;:]*: (.*)\.$", alt)[0].split("; ") == captions
+
+
+def is_held_out(caption: str) -> bool:
+    """Whether a caption of the world asks for a composition that no training picture shows."""
+    rng = random.Random(0)
+    for family in FAMILIES.values():
+        for scene in (family.sample(rng) for _ in range(5000)):
+            if caption in family.captions(scene):
+                return family.is_held_out(scene.slots)
+    raise AssertionError(f"{caption!r} is no caption of the world")
+
+
+def test_what_is_said_to_be_new_is_new():
+    """Of the second picture's captions the first two are zero-shot, as the texts beside it say."""
+    recipe = (ROOT / "Makefile").read_text().split("--model world --best-of")[1]
+    captions = re.findall(r'^\t  "(.*)"', recipe.split("\n\n")[0], re.MULTILINE)
+    assert [is_held_out(each) for each in captions] == [True] * 2 + [False] * 7
+    for page in (ROOT / "README.md", ROOT / "book" / "intro.md"):
+        text = page.read_text(encoding="utf-8")
+        assert (
+            "No chair of watermelon and no teapot of bricks" in text and "the other seven" in text
+        )
+    assert captions[:2] == ["a chair made of watermelon", "a teapot made of bricks"]
+
+
+def first_samples(card: Path) -> dict[str, int]:
+    """Per cent right of one sample, by family, as a model card's table has them."""
+    rows = re.findall(r"^\| (\w+) \|(.*)\|$", card.read_text(encoding="utf-8"), re.MULTILINE)
+    cells = {name: [cell.strip() for cell in row.split("|")] for name, row in rows}
+    return {name: int(row[3].split()[0]) for name, row in cells.items() if name in FAMILIES}
+
+
+def test_the_readme_compares_the_models_as_their_cards_do():
+    """The numbers of its sentence are those of the tables."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.search(r"in (\d+), (\d+) and (\d+) of 100 against (\d+), (\d+) and (\d+)", readme)
+    cards = [
+        first_samples(ROOT / "minidalle" / "weights" / m / "README.md") for m in ("world", "tiny")
+    ]
+    names = ("attributes", "objects", "lettering")
+    assert [int(each) for each in said.groups()] == [card[name] for card in cards for name in names]

@@ -37,6 +37,15 @@ GRIDS = [(3, 4), (4, 2), (1, 5), (5, 1)]
 STACKS = [(kind,) * 2 for kind in KINDS] + [layer_schedule(7)]
 
 
+@pytest.fixture(params=[0, 1000], ids=["keys apart", "keys together"])
+def route(request, monkeypatch):
+    """Either way of decoding, however many streams there are."""
+    monkeypatch.setattr(transformer, "FEW_STREAMS", request.param)
+
+
+both_routes = pytest.mark.usefixtures("route")
+
+
 def pieces_of(n: int, prefix: int) -> list[tuple[int, ...]]:
     """Ways to append n positions: all at once, one by one, prefix then one by one, in uneven pieces."""
     ways = [(n,), (1,) * n, (prefix,) + (1,) * (n - prefix), (prefix, 4) + (1,) * (n - prefix - 4)]
@@ -198,6 +207,7 @@ def test_by_default_the_layers_follow_the_papers_schedule():
     assert tiny_transformer(L=6).kinds == layer_schedule(6)
 
 
+@both_routes
 @pytest.mark.parametrize("grid", [(3, 4), (4, 3)])
 @pytest.mark.parametrize("kinds", STACKS, ids="-".join)
 @pytest.mark.parametrize("way", range(5))
@@ -207,6 +217,7 @@ def test_cached_equals_uncached(kinds, grid, way):
     assert_same_with_cache(model, torch.randn(1, 15, 8), pieces_of(15, 3)[way])
 
 
+@both_routes
 @pytest.mark.parametrize("grid", [(3, 4), (4, 3)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_reads_only_the_keys_of_the_mask(kind, grid):
@@ -215,6 +226,7 @@ def test_decoding_reads_only_the_keys_of_the_mask(kind, grid):
     assert_decoding_reads_only(model, torch.randn(2, 15, 8), stream_matrix(kind, 3, *grid, 3))
 
 
+@both_routes
 def test_cached_equals_uncached_in_bfloat16():
     """As far as 8 bits of precision go, against the dense form in 64 bit."""
     model, x = tiny_transformer(L=3), torch.randn(2, 15, 8)
@@ -228,6 +240,7 @@ def test_cached_equals_uncached_in_bfloat16():
     assert (found.double() - expected).norm() < 0.05 * expected.norm()
 
 
+@both_routes
 def test_cached_equals_uncached_for_several_streams():
     """Rows of a batch do not mix in the cache."""
     assert_same_with_cache(tiny_transformer(L=3), torch.randn(3, 15, 8), (3, 5) + (1,) * 7)
@@ -239,6 +252,7 @@ def test_rows_of_a_batch_do_not_mix():
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]), atol=1e-5, rtol=1e-5)
 
 
+@both_routes
 @pytest.mark.parametrize("n", [3, torch.tensor([2, 1])])
 def test_a_repeated_cache_continues_each_row(n):
     """After `repeat`, every candidate goes on from its own row's prefix, and the original is intact."""
@@ -268,6 +282,7 @@ def candidates(model, x, n=3):
         return torch.cat(found, 1), model(streams)[:, P:]
 
 
+@both_routes
 @pytest.mark.parametrize("kinds", STACKS, ids="-".join)
 def test_candidates_share_their_prefix(kinds):
     """Two captions with three candidates each: as if every stream had been computed alone."""
@@ -290,6 +305,7 @@ def test_a_common_prefix_is_read_once():
         assert caches[0].repeat(torch.tensor([2, 1])).alike == 1, "uneven: nothing is shared"
 
 
+@both_routes
 def test_what_is_added_to_a_prefix_may_differ():
     """A cache that is repeated in the middle of the prefix shares nothing that comes later."""
     model, x = tiny_transformer(L=3), torch.randn(1, 15, 8)
@@ -304,19 +320,24 @@ def test_what_is_added_to_a_prefix_may_differ():
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@both_routes
 def test_decoding_under_autocast_keeps_scores_and_cache_in_32_bit(monkeypatch):
     """As far as 8 bits of precision in the other products go, against no autocast at all."""
     model, x = tiny_transformer(L=3), torch.randn(2, 15, 8)
     torch.manual_seed(1)
     expected, _ = candidates(model, x)
     torch.manual_seed(1)
-    dtypes, ours = set(), transformer.multiply
+    dtypes = set()
 
-    def noted(x, y):
-        dtypes.update([x.dtype, y.dtype, (out := ours(x, y)).dtype])
-        return out
+    def noted(ours):
+        def call(*tensors):
+            dtypes.update([*(x.dtype for x in tensors), (out := ours(*tensors)).dtype])
+            return out
 
-    monkeypatch.setattr(transformer, "multiply", noted)
+        return call
+
+    for name in ("multiply", "attend_fused"):
+        monkeypatch.setattr(transformer, name, noted(getattr(transformer, name)))
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = candidates(model, x)
     assert dtypes == {torch.float32}

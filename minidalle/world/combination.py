@@ -1,6 +1,7 @@
 """Combination: everyday things made of what nobody makes them of.
 
-The paper's capability: combining unrelated concepts, as in its armchairs in the shape of an avocado.
+The capability of DALL·E: combining unrelated concepts, as in the armchairs in the shape of an avocado of its
+announcement and the tapir made of accordion of the paper (figure 2).
 """
 
 import math
