@@ -194,7 +194,7 @@ WORLD = Preset(
         beta_share=0.0, balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=11_000, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=200_000
+        steps=9_000, batch=64, lr=1e-2, muon_lr=0.02, warmup=100, pictures=360_000
     ),
     clip=CLIPConfig(size=64, V=1024, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
