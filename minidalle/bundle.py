@@ -63,8 +63,8 @@ TEMPERATURE, TOP_K = 1.0, None  # the paper's temperature; it then reranks with 
 
 @dataclass
 class Bundle:
-    """Everything that turns a caption into a picture. ``name`` is the preset it was trained with; ``clip``
-    is there if the bundle can rank its pictures."""
+    """Everything that turns a caption into a picture. ``name`` is the preset it was trained with, and
+    the data if those are not the world's; ``clip`` is there if the bundle can rank its pictures."""
 
     name: str
     tokenizer: Tokenizer
@@ -132,7 +132,8 @@ class Bundle:
     def _clip(self) -> CLIP:
         if self.clip is None:
             raise ValueError(
-                f"the model {self.name!r} has no CLIP to rank pictures with; train one"
+                f"the model {self.name!r} has no CLIP to rank pictures with; draw without best_of, or take a "
+                "model that has one: a bundled one, or a preset with clip_training"
             )
         return self.clip
 
@@ -237,22 +238,23 @@ def save_dvae(dvae: DVAE, folder: str | Path, name: str, card: str) -> Path:
 
 
 def find(model: str | Path, names: Sequence[str] = NAMES) -> Path:
-    """The folder of a bundled model's name, the folder itself, or a download of ``owner/name[@revision]``
-    from the hub, which is asked only if there is no such folder.
+    """The folder of a bundled model's name (a plain string), the folder itself, or a download of
+    ``owner/name[@revision]`` from the hub, which is asked only if there is no such folder.
 
     Raises FileNotFoundError if there is no such model or one of its files is missing.
     """
-    for folder in (BUNDLED / str(model), Path(model)):
-        if folder.is_dir():
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
-            return folder
+    bundled = {each.name for each in BUNDLED.glob("*/")}  # never equal to "./tiny" or Path("tiny")
+    folder = BUNDLED / model if model in bundled else Path(model)
+    if folder.is_dir():
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
+        return folder
     if is_hub_id(model):
         return find(download(model, (*NAMES, CLIP_NAME, "README.md")), names)
-    bundled = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/dalle.safetensors")))
+    known = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/dalle.safetensors")))
     raise FileNotFoundError(
-        f"there is no model {str(model)!r}; bundled: {bundled or 'none'}; else give a folder "
+        f"there is no model {str(model)!r}; bundled: {known or 'none'}; else give a folder "
         "or OWNER/NAME on the Hugging Face hub"
     )
 

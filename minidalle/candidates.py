@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .bundle import TEMPERATURE, TOP_K, Bundle
+from .clip import best_of
 from .data import to_float
 from .device import autocast
 from .examiner import fresh
@@ -44,9 +45,11 @@ class Candidates:
 
     @property
     def best(self) -> Tensor:
-        """The candidate of each caption that CLIP likes best, (C, 3, S, S)."""
-        order = self.similarity.argsort(dim=1, descending=True, stable=True)
-        return self.pictures[torch.arange(len(order)), order[:, 0]]
+        """The candidate of each caption that CLIP likes best, (C, 3, S, S). Without a CLIP a ValueError."""
+        if self.similarity is None:
+            raise ValueError("the model has no CLIP: nothing is best; take `first`")
+        (chosen,) = best_of(self.similarity, 1).T
+        return self.pictures[torch.arange(len(chosen)), chosen]
 
 
 class Clock:

@@ -43,9 +43,10 @@ def slug(stage: str) -> str:
 def save(
     folder: Path, stage: str, step: int, tensors: Mapping[str, Tensor], facts: Mapping
 ) -> Path:
-    """Write a checkpoint and then remove all but the last `KEPT` of its stage.
+    """Write a checkpoint and then remove all of its stage but this one and the last before it, `KEPT` in all.
 
-    Raises OSError, for example on a full disk; the earlier ones are then as they were.
+    Later ones go, too: a run that comes to this step has passed over them as damaged. Raises OSError, for
+    example on a full disk; the earlier ones are then as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -54,8 +55,10 @@ def save(
     data = to_bytes(tensors, metadata)
     path = folder / file_name(stage, step)
     write_atomically(path, lambda file: file.write(data))
-    for old in found(folder, stage)[:-KEPT]:
-        old.unlink()
+    paths = found(folder, stage)
+    end = paths.index(path) + 1
+    for other in (*paths[: max(0, end - KEPT)], *paths[end:]):
+        other.unlink()
     return path
 
 
@@ -89,7 +92,7 @@ def newest(folder: Path, stage: str, warn: Callable[[str], object]) -> Checkpoin
         try:
             return read(path)
         except ValueError as error:
-            warn(f"warning: {error}; the checkpoint before it is used")
+            warn(f"warning: {error}; it is passed over")
     return None
 
 

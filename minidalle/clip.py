@@ -2,7 +2,8 @@
 
 Paper: §2.6 ranks candidates with a contrastive model, CLIP (Radford et al. 2021): one tower for pictures, one
 for captions, both ending in unit vectors of one space, trained to find the pairs of a batch again.
-As there: cosine similarity, a learned temperature clipped at ln 100, symmetric cross-entropy, initialisation.
+As there: cosine similarity, a learned scale (1 / temperature) of at most 100, symmetric cross-entropy.
+The initialisation is in its manner.
 
 Ours: below the layers of the image tower is a stem of strided convolutions, which learns faster than patches
 (Xiao et al. 2021). Features are means over positions: our tokenizer has no end token. The text tower looks
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dvae import check_pictures
 from .masks import check_sizes
 from .transformer import Layer
 
@@ -30,7 +32,8 @@ class CLIPConfig:
     """size: pixels on a side. V: text vocabulary without padding. T: text positions.
 
     D: width, H: heads, L: layers of each tower. E: features of a picture or caption. width: channels after
-    the first convolution of the stem; each of its ``halvings`` convolutions halves the side.
+    the first of the stem's ``halvings`` convolutions, each of which halves the side. All but the
+    last double the channels; the last has D.
     """
 
     size: int = 64
@@ -120,7 +123,8 @@ class Tower(nn.Module):
 
 
 def stem(c: CLIPConfig) -> nn.Sequential:
-    """Pictures (B, 3, S, S) → (B, D, g, g): convolutions of stride 2, twice as many channels after each."""
+    """Pictures (B, 3, S, S) → (B, D, g, g): convolutions of stride 2, each with twice the
+    channels of the one before, the last one with D."""
     widths = [3, *(c.width * 2**k for k in range(c.halvings - 1)), c.D]
     layers = []
     for n, m in zip(widths, widths[1:], strict=False):
@@ -154,12 +158,7 @@ class CLIP(nn.Module):
 
     def image_features(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, S, S), floats in [0, 1] → unit vectors (B, E). Raises ValueError for others."""
-        size, shape = self.config.size, tuple(pictures.shape)
-        if len(shape) != 4 or shape[1:] != (3, size, size) or not pictures.is_floating_point():
-            raise ValueError(
-                f"this CLIP takes float pictures of shape (B, 3, {size}, {size}), not {pictures.dtype} "
-                f"of shape {shape}"
-            )
+        check_pictures(pictures, self.config.size, "CLIP")
         x = self.stem(2 * pictures - 1).flatten(2).transpose(1, 2)  # (B, g², D)
         x = x + self.image_position.weight
         return self.image_tower(x, x.new_ones(x.shape[:2], dtype=torch.bool))
@@ -205,7 +204,10 @@ class CLIP(nn.Module):
 
 
 def initialise(model: CLIP) -> None:
-    """As in CLIP: weights N(0, 1/n_in), embeddings N(0, 1/D), branches' last layers divided by √(2L)."""
+    """Weights N(0, 1/n_in), embeddings N(0, 1/D), branches' last layers divided by √(2L).
+
+    In the manner of CLIP's code, where text embeddings are smaller and the MLP's weights differ by factors.
+    """
     c = model.config
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):

@@ -133,9 +133,9 @@ class DALLE(nn.Module):
         text_loss = F.cross_entropy(
             text_logits.float().flatten(0, 1), target.flatten(), reduction="sum"
         )
-        text_loss = text_loss / (
-            (target != IGNORED).sum() if text_targets is None else text_targets
-        )
+        if text_targets is None:
+            text_targets = (target != IGNORED).sum().clamp_min(1)  # of no captions at all: 0
+        text_loss = text_loss / text_targets
         image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), image.flatten())
         return Loss(TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss, text_loss, image_loss)
 

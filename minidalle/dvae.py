@@ -270,7 +270,7 @@ class DVAE(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) → code logits (B, K, h, w)."""
-        self._check_pictures(x)
+        check_pictures(x, self.config.size, "dVAE")
         return self.encoder(map_pixels(x))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -329,24 +329,6 @@ class DVAE(nn.Module):
         loss = nll + beta * tokens_per_value * kl + balance * marginal
         return ELB(loss, nll, kl, marginal)
 
-    def _check_pictures(self, x: Tensor) -> None:
-        size = self.config.size
-        if x.ndim != 4 or x.shape[1:] != (3, size, size):
-            raise ValueError(
-                f"this dVAE takes pictures of shape (B, 3, {size}, {size}), not {tuple(x.shape)}; "
-                "resize or crop them first"
-            )
-        if not x.is_floating_point():
-            raise ValueError(
-                f"pictures must be floats in [0, 1], not {x.dtype}; divide uint8 by 255"
-            )
-        has_values = x.numel() and not x.is_meta
-        low, high = x.detach().aminmax() if has_values else (0.0, 0.0)
-        if not 0 <= float(low) <= float(high) <= 1:
-            raise ValueError(
-                f"pictures must lie in [0, 1]; these go from {float(low):.4g} to {float(high):.4g}"
-            )
-
     def _check_tokens(self, tokens: Tensor) -> None:
         c = self.config
         if tokens.ndim != 2 or tokens.shape[1] != c.grid**2:
@@ -360,6 +342,23 @@ class DVAE(nn.Module):
             raise ValueError(
                 f"image tokens must lie in 0 … {c.K - 1}; these go from {low} to {high}"
             )
+
+
+def check_pictures(x: Tensor, size: int, reader: str) -> None:
+    """Raise ValueError unless these are floats (B, 3, size, size) in [0, 1], before any kernel runs."""
+    if x.ndim != 4 or x.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"this {reader} takes pictures of shape (B, 3, {size}, {size}), not {tuple(x.shape)}; "
+            "resize or crop them first"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"pictures must be floats in [0, 1], not {x.dtype}; divide uint8 by 255")
+    has_values = x.numel() and not x.is_meta
+    low, high = x.detach().aminmax() if has_values else (0.0, 0.0)
+    if not 0 <= float(low) <= float(high) <= 1:
+        raise ValueError(
+            f"pictures must lie in [0, 1]; these go from {float(low):.4g} to {float(high):.4g}"
+        )
 
 
 # ------------------------------------------------------------------------------------------ figures

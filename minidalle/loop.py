@@ -3,8 +3,9 @@
 
 A `Stage` says what is trained: a model, its loss, its examples, its optimiser. `fit` does the rest. Which
 examples a step sees and which noise it adds are functions of the seed and the step alone, so that neither an
-interruption nor the number of processes changes them; what cannot be computed again (weights, averages,
-optimiser, generators) is in the checkpoints.
+interruption nor the number of processes changes them (but for streamed shards, which are dealt out to the
+processes and their workers); what cannot be computed again (weights, averages, optimiser, generators) is in
+the checkpoints.
 """
 
 import copy
@@ -320,7 +321,7 @@ class Loop:
             for name, value in zip(parameters, self.average.values, strict=True):
                 place(groups["average"][name], value)
             self.average.n = facts["averaged"]
-        if self.accelerator.scaler:
+        if self.accelerator.scaler and "scaler" in facts:  # else it was begun on another device
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self._load_own(groups, facts)
         self.run.log.restore(facts["log"], facts["seconds"])

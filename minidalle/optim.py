@@ -42,7 +42,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def adamw(
     model: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> torch.optim.Optimizer:
-    """The paper's optimiser: AdamW, eps 1e-8, decay on matrices alone."""
+    """The paper's optimiser: AdamW, eps 1e-8, decay on matrices alone; without its limit on the second moment
+    (see `adamw.py`)."""
     groups = parameter_groups(model, weight_decay)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=1e-8, fused=True)
 
@@ -161,7 +162,8 @@ def move_averages(decay: float, averages: list[Tensor], values: list[Tensor], n:
 class Average:
     """The exponential average of parameters: of their values after every ``every``-th step.
 
-    Paper: decay 0.999 for the dVAE; 0.99 of every 25th step for the transformer.
+    Paper: decay 0.999 for the dVAE; 0.99 of every 25th step for the transformer. That it grows to there (see
+    `move_averages`) is ours.
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float, every: int = 1):

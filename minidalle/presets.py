@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from .clip import CLIPConfig
 from .dalle import DALLEConfig
 from .dvae import DVAEConfig
+from .tokenizer import DROPOUT
 from .world import FAMILIES
 
 
@@ -229,8 +230,8 @@ PAPER = Preset(
         beta_share=1 / 600, balance=0.0, clip=float("inf"), ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=430_000, batch=1024, lr=4.5e-4, muon_lr=None, warmup=5000, pictures=250_000_000, dropout=0.1,
-        weight_decay=4.5e-2, ema=0.99, ema_every=25,
+        steps=430_000, batch=1024, lr=4.5e-4, muon_lr=None, warmup=5000, pictures=250_000_000,
+        dropout=DROPOUT, weight_decay=4.5e-2, ema=0.99, ema_every=25,
     ),
 )  # fmt: skip
 

@@ -168,7 +168,9 @@ def dalle_stage(
         captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
         chance = generator_of(seed, positions.start)  # the same in all processes
         text = tokenizer.encode(captions, t.dropout, chance, cut=True)
-        targets = (model.targets(text) != IGNORED).sum() / share.parts  # of all processes
+        targets = (model.targets(text) != IGNORED).sum().clamp_min(
+            1
+        ) / share.parts  # of all processes
         return text[share.mine], torch.stack(images[share.mine]), targets
 
     return Stage(

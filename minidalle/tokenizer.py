@@ -66,13 +66,16 @@ class Tokenizer:
     ) -> Tensor:
         """Captions → text tokens (B, T), int64. Chapter 3.
 
-        dropout: share of merges left out at random, `DROPOUT` while training, else 0; see `merge`. A caption
-        that would need more than T tokens then keeps all its merges. The same state of the generator (on the
-        CPU) gives the same tokens. cut: keep the first T tokens of a too long caption, where nobody is there
-        to shorten it. Raises ValueError for an empty or, without ``cut``, a too long caption.
+        dropout: share of merges left out at random, see `merge`: the paper trains with `DROPOUT`, our presets
+        with 0. A caption that would need more than T tokens then keeps all its merges. The same state of
+        the generator (on the CPU) gives the same tokens. cut: keep the first T tokens of a too long caption,
+        where nobody is there to shorten it. Raises ValueError for an empty or, without ``cut``, a too long
+        caption, and for a single string, whose letters would be captions.
         """
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout is a share of the merges, between 0 and 1, not {dropout}")
+        if isinstance(captions, str):
+            raise ValueError(f"captions must be a list: encode([{shorten(captions)!r}])")
         for caption in captions:
             check_text(caption)
         rng = None

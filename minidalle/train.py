@@ -4,7 +4,8 @@
 
 The run's folder ends as a bundle (see `bundle`). Besides it holds log.jsonl with a line per report, pictures
 of samples, run.json with the settings, and checkpoints: the same call on the same folder goes on where the
-last one was stopped, and ends with the same weights.
+last one was stopped, and ends with the same weights. Streamed shards are dealt out to processes and their
+workers, so their numbers belong to the settings there.
 """
 
 import errno
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from torch.utils.data import IterableDataset
 from tqdm.auto import tqdm
 
 from . import checkpoint
@@ -84,6 +86,8 @@ def train(
     )
     settings = {"seed": seed, "data": data, "rank": rank, "filtered": filtered}
     settings |= {"preset": asdict(preset), "pictures": [learned.fingerprint, test.fingerprint]}
+    if isinstance(learned, IterableDataset):  # shards are dealt out to them
+        settings |= {"processes": acc.num_processes, "workers": workers}
     if acc.is_main_process:
         open_run(out, settings)
     acc.wait_for_everyone()

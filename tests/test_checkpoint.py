@@ -75,6 +75,15 @@ def test_the_last_few_are_kept(tmp_path):
     assert len(found(tmp_path, "DALL·E")) == 1 and KEPT == 3
 
 
+def test_later_ones_that_were_passed_over_do_not_crowd_out_new_ones(tmp_path):
+    """All damaged: the run begins again, and what it saves now is kept, and found by the next one."""
+    for step in (500, 750, 1000):
+        save(tmp_path, "dVAE", step, TENSORS, FACTS).write_bytes(b"")
+    assert newest(tmp_path, "dVAE", lambda word: None) is None
+    path = save(tmp_path, "dVAE", 250, TENSORS, FACTS)
+    assert found(tmp_path, "dVAE") == [path] and newest(tmp_path, "dVAE", print).step == 250
+
+
 def test_the_newest_good_one_is_used(tmp_path):
     """Two damaged ones are passed over, each with a word; none left is None."""
     for step in (1, 2, 3):
@@ -87,6 +96,7 @@ def test_the_newest_good_one_is_used(tmp_path):
     paths[0].write_bytes(b"junk")
     assert newest(tmp_path, "dVAE", said.append) is None
     assert newest(tmp_path / "nowhere", "dVAE", said.append) is None and len(said) == 5
+    assert all("is passed over" in word for word in said)
 
 
 def test_what_was_never_finished_is_removed(tmp_path):

@@ -205,7 +205,7 @@ def test_the_temperature_begins_as_in_clip_and_is_clipped():
         assert float(model.log_scale.grad) == pytest.approx(100, rel=1e-4)
 
 
-def test_initial_weights_are_as_clips():
+def test_initial_weights_have_their_spreads():
     """Spreads of matrices, embeddings and the branches' last layers; no bias, no gain."""
     model = CLIP(CLIPConfig())
     initialise(model)
@@ -249,6 +249,7 @@ def test_wrong_inputs_are_errors():
         (x[:, :, :7], r"8, 8\).*\(2, 3, 7, 8\)"),
         (x[0], r"\(3, 8, 8\)"),
         ((x * 255).byte(), "uint8"),
+        (x * 255, r"in \[0, 1\]; these go from"),
     ):
         with pytest.raises(ValueError, match=words_):
             model.image_features(wrong)

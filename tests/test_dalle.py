@@ -65,6 +65,16 @@ def test_each_part_is_divided_by_its_own_number_of_targets():
     torch.testing.assert_close(loss.image_per_token, torch.stack(of_image).mean())
 
 
+def test_no_captions_at_all_have_no_text_loss():
+    """Nothing but padding: the picture alone is learned, and no gradient is NaN."""
+    model = tiny_dalle()
+    _, image = tiny_tokens(model)
+    loss = model.loss(model.empty_text(len(image)), image)
+    loss.loss.backward()
+    assert loss.text_per_token == 0 and loss.image_per_token > 0
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_the_loss_does_not_depend_on_the_size_of_the_batch():
     """A doubled batch has the same loss."""
     model = tiny_dalle()

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from minidalle.data import World, batches, source
 from minidalle.data import emoji as emoji_room
-from minidalle.data.base import TEST_SHARE, clean, split_of
+from minidalle.data.base import TEST_SHARE, clean, split_of, to_float
 from minidalle.data.emoji import FONTS, NAMES, NEEDS_RAQM, NOT_IN_FONT, Emoji
 from minidalle.data.folder import Folder
 from minidalle.data.hub import Hub
@@ -394,6 +394,14 @@ def test_batches_start_anywhere(things):
     first, (pictures, captions, _) = list(batches(endless, 4, 2, first=5))
     assert len(first[1]) == 4 and pictures.shape == (4, 3, 16, 16)
     assert captions == [endless[position].caption for position in range(9, 13)]
+
+
+def test_pictures_that_are_divided_already_are_an_error():
+    """Divided by 255 once more they would be black, and no check of a range could tell."""
+    picture = np.full((4, 4, 3), 255, np.uint8)
+    assert to_float([picture]).unique() == 1
+    with pytest.raises(ValueError, match="uint8.*float64.*255"):
+        to_float([picture / 255])
 
 
 def test_an_empty_split_cannot_be_trained_on(tmp_path):

@@ -281,6 +281,16 @@ def test_candidates_are_decoded_in_their_places(untrained):
     assert torch.equal(drawn.first, drawn.pictures[:, 0])
 
 
+def test_the_best_candidate_is_what_clip_likes(untrained):
+    """The first of the most similar; without a CLIP there is none, and the error says what to take."""
+    pictures = torch.rand(2, 3, 3, 4, 4)
+    similarity = torch.tensor([[0.1, 0.7, 0.7], [0.9, 0.2, 0.3]])
+    best = Candidates(torch.zeros(2, 3, 4), pictures, similarity).best
+    assert torch.equal(best, torch.stack([pictures[0, 1], pictures[1, 0]]))
+    with pytest.raises(ValueError, match="no CLIP.*`first`"):
+        _ = Candidates(torch.zeros(2, 3, 4), pictures, None).best
+
+
 @pytest.mark.parametrize(("n", "curve"), [(1, 0), (2, -1)])
 def test_too_few_captions_are_an_error(untrained, n, curve):
     with pytest.raises(ValueError, match=f"not {n}.*not {curve}"):

@@ -12,7 +12,7 @@ from builders import tiny_bundle
 from huggingface_hub import errors
 
 import minidalle
-from minidalle.bundle import find, load
+from minidalle.bundle import BUNDLED, find, load
 
 
 class Hub:
@@ -98,6 +98,16 @@ def test_a_folder_comes_before_the_hub(hub):
         find("runs/cj")
     assert "More words" not in str(error.value)
     assert hub.asked == [("download", "runs/cj", None)]
+
+
+def test_a_path_is_never_a_bundled_model(hub, monkeypatch):
+    """A run may be called like one: "tiny" is ours, "./tiny" and Path("tiny") are the reader's."""
+    tiny_bundle().save("tiny")
+    for path in ("./tiny", Path("tiny"), Path("tiny").absolute()):
+        assert find(path) == Path(path) and load(path, "cpu").name == "tiny-test"
+    assert find("tiny") == BUNDLED / "tiny"
+    monkeypatch.chdir("tiny")
+    assert find(".") == Path(".") and hub.asked == []
 
 
 @pytest.mark.parametrize(

@@ -584,6 +584,25 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, whol
     assert_same(out, whole)
 
 
+def test_a_run_goes_on_where_the_loss_is_scaled_anew(tmp_path, whole):
+    """Begun on a device without float16, taken over by one that scales the loss: its scaler starts fresh."""
+
+    class Scaler:
+        def state_dict(self):
+            return {"scale": 1.0}
+
+        def load_state_dict(self, state):
+            assert state["scale"] == 1.0, "no such state was saved"
+
+    loop = room.Loop(stage(), run(tmp_path / "run"))
+    saved = room_of_checkpoints.read(found(whole / "checkpoints", "Toy")[-1])
+    assert "scaler" not in saved.facts
+    loop.accelerator.scaler = Scaler()
+    loop.load(saved)
+    assert loop.step == saved.step and loop.facts()["scaler"] == {"scale": 1.0}
+    loop.load(saved._replace(facts=loop.facts()))
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, whole):
     """No space for the third checkpoint: an OSError, the second one is good, and the run can go on."""
     out, ours = tmp_path / "run", room_of_checkpoints.write_atomically

@@ -87,6 +87,12 @@ def test_an_empty_caption_is_an_error(caption):
         TOKENIZER.encode(["a red circle", caption])
 
 
+def test_a_single_string_is_no_list_of_captions():
+    """Its letters would each be one; the error shows how to write it."""
+    with pytest.raises(ValueError, match=r"encode\(\['cat'\]\)"):
+        TOKENIZER.encode("cat")
+
+
 def test_the_merges_make_words():
     """Words that occur often become one token; capitals make no difference."""
     assert len(TOKENIZER.ids("a small red circle")) == 4

@@ -126,8 +126,14 @@ def told(reasons: Iterable[str]) -> str:
 
 
 def to_float(pictures: Sequence[np.ndarray]) -> Tensor:
-    """uint8 pictures (H, W, 3) → one float32 tensor (B, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    """uint8 pictures (H, W, 3) → one float32 tensor (B, 3, H, W) in [0, 1]. Raises ValueError for others."""
+    stacked = np.stack(pictures)
+    if stacked.dtype != np.uint8:
+        raise ValueError(
+            f"pictures must be uint8, 0 to 255, not {stacked.dtype}; if they lie in [0, 1], use "
+            "(255 * picture).round().astype(np.uint8)"
+        )
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
 
 
 def to_uint8(pictures: Tensor) -> np.ndarray:
