@@ -24,6 +24,7 @@ from .transformer import attend, attend_blocks, geometry
 
 SECONDS = 1.0  # how long each figure is measured at least
 MATRIX = 1024  # rows and columns of the matrix product that stands for the peak
+SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 BATCH = 32  # of training
 BATCHES = (1, 32, 128)  # of sampling
 # A caption of 16 tokens and 8×8 image tokens; layers of about 1, 4 and 11 M parameters.
@@ -102,8 +103,8 @@ def dvae_speed(preset, device: torch.device) -> list[Figure]:
 def training_speed(config: DALLEConfig, device: torch.device) -> tuple[float, float]:
     """Samples/s of whole training steps (forward, backward, AdamW), and the GFLOP/s that they mean.
 
-    Counted as usual: 6 FLOPs for every weight of a layer and position, and the scores of attention, of
-    which the masks leave only a part; heads and embeddings do not count.
+    Counted as usual: 6 FLOPs for every weight of a layer and position. Scores of attention, of which masks
+    leave a part, heads and embeddings do not count.
     """
     model = DALLE(config).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
@@ -213,7 +214,8 @@ def bench(device: torch.device, echo: Callable[[str], object] = print) -> list[F
     precision, reason = choose_precision(device)
     echo(f"{device} in {str(precision)[6:]}: {reason}")
     echo("attention: " + choose_attention(device, STREAM.T + 2 + STREAM.N)[1])
-    peaks = {dtype: matmul_peak(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    kinds = dict.fromkeys((torch.float32, torch.bfloat16, precision))
+    peaks = {dtype: matmul_peak(dtype, device) for dtype in kinds}
     for dtype, peak in peaks.items():
         add(Figure("matmul peak", f"{str(dtype)[6:]}, {MATRIX}³", peak, "GFLOP/s"))
     for preset in (CI, TINY):
@@ -221,7 +223,7 @@ def bench(device: torch.device, echo: Callable[[str], object] = print) -> list[F
     for name, config in SIZES.items():
         rate, flops = training_speed(config, device)
         add(Figure("DALL·E training", f"{name}, batch {BATCH}", rate, "samples/s"))
-        add(Figure("share of bf16 peak", name, 100 * flops / peaks[torch.bfloat16], "%"))
+        add(Figure(f"share of {SHORT[precision]} peak", name, 100 * flops / peaks[precision], "%"))
     for batch in BATCHES:
         speed = {cached: sampling_speed(batch, cached, device) for cached in (True, False)}
         add(

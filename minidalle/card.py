@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .bundle import Bundle
+from .bundle import FRONT_MATTER, Bundle
 from .data import Source
 from .device import choose_precision
 
@@ -27,10 +27,12 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     ours = data.label == "world"
     preset = bundle.name.removesuffix(f" · {data.label}")
     licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
+    # The hub shows the front matter's licence; ours stands there where none is given.
+    front = "" if ours else FRONT_MATTER.replace("cc-by-4.0", "other")
     pictures = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
     if not ours:
         pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
-    return "\n".join(
+    return front + "\n".join(
         [
             f"# minidalle · {bundle.name}",
             "",

@@ -23,7 +23,7 @@ from .device import choose_precision
 from .dvae import code_usage
 from .examiner import EXAMINER_SEED, Examiner, load_examiner, train_examiner
 from .image_prompts import FAMILY, examine_prompts
-from .presets import Preset, preset
+from .presets import PRESETS, Preset
 from .scores import (
     Share,
     blur,
@@ -68,6 +68,16 @@ def find_examiner(trained_on: Preset, echo: Echo = print, steps: int = STEPS) ->
     return train_examiner(data, steps)
 
 
+def preset_of(bundle: Bundle) -> Preset:
+    """What a model of the world was trained with. Raises ValueError for a model of other pictures."""
+    if bundle.name not in PRESETS:
+        raise ValueError(
+            f"the model {bundle.name!r} was not trained on the world, whose facts the examiner reads; "
+            "only models of the world can be scored or shown in a gallery"
+        )
+    return PRESETS[bundle.name]
+
+
 def scoreboard(
     bundle: Bundle,
     n: int,
@@ -84,7 +94,7 @@ def scoreboard(
     """
     if n < 2 or curve < 0:
         raise ValueError(f"--n must be at least 2, not {n}; --curve at least 0, not {curve}")
-    trained_on, clock = preset(bundle.name), Clock()
+    trained_on, clock = preset_of(bundle), Clock()
     judge = examiner or find_examiner(trained_on, echo)
     sets = {split: Sets(judge) for split in SPLITS}
     families: dict[str, dict] = {}
@@ -121,6 +131,7 @@ def settings(bundle: Bundle, n: int, seed: int, curve: int) -> dict[str, object]
     """What the figures depend on besides the weights."""
     precision = str(choose_precision(bundle.device)[0])[6:]
     return {
+        "model": bundle.name,
         "n": n,
         "seed": seed,
         "curve": curve,

@@ -18,10 +18,9 @@ from .bundle import Bundle, find
 from .candidates import Candidates, Clock, ask, decode, draw_candidates, encode, noise, paint
 from .card import commit
 from .data import to_uint8
-from .examine import BEST, CANDIDATES, SPLITS, find_examiner
+from .examine import BEST, CANDIDATES, SPLITS, find_examiner, preset_of
 from .examiner import Examiner
 from .files import write_atomically
-from .presets import preset
 from .show import INK, PAPER, enlarge, font
 
 SAMPLES = 3  # shown of each caption, the first that were drawn
@@ -37,10 +36,11 @@ What the model `{name}` draws in each of its families. The captions are the firs
 fresh scenes, then the first {n} of its zero-shot scenes: compositions that no training picture shows. The
 samples are the first {samples} that were drawn. Nobody chose them{best}.
 
-Under each picture stands the verdict of an examiner, which has learned from true pictures only: a tick in a
-blue disc where it reads every fact of the caption, a cross in an orange square where it reads something else.
-It judges the true pictures, too, and may err there. Half of what it learned from was a little blurred or
-noisy; whether its ticks under blurrier ones are deserved is for you to see.
+Under each picture stands the verdict of an examiner, which has learned from true pictures and spoilt ones,
+never from a model's: a tick in a blue disc where it reads every fact of the caption, a cross in an orange
+square where it reads something else. It judges the true pictures, too, and may err there. Half of what it
+learned from was a little blurred or noisy; whether its ticks under blurrier ones are deserved is for you to
+see.
 
 | shown on this page | right | of |
 |---|---:|---:|
@@ -104,7 +104,7 @@ def rows(
     bundle: Bundle, examiner: Examiner, family: str, split: str, n: int, seed: int
 ) -> list[Row]:
     """The first n captions of a family and split, drawn and judged."""
-    trained_on = preset(bundle.name)
+    trained_on = preset_of(bundle)
     scenes, captions = ask(trained_on, family, split, n, seed)
     true = paint(scenes, trained_on.dvae.size)
     many = CANDIDATES if bundle.clip else SAMPLES
@@ -147,7 +147,7 @@ def gallery(
     """
     if n < 1:
         raise ValueError(f"--n must be at least 1, not {n}")
-    trained_on = preset(bundle.name)
+    trained_on = preset_of(bundle)
     out.mkdir(parents=True, exist_ok=True)
     judge = examiner or find_examiner(trained_on, echo)
     body, every = [], []

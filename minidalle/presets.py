@@ -4,7 +4,7 @@
     two     32×32 pictures of two things or more, 8×8 tokens: the next rung, about five minutes on two cores
             (so small that some layouts look alike: 3 % of test pictures equal a training picture)
     tiny    64×64 pictures of three families, 8×8 tokens: the bundled weights
-    world   64×64 pictures of all families, 8×8 tokens: bundled too, trained for two hours on two cores
+    world   64×64 pictures of all families, 8×8 tokens: bundled too, trained for a good two hours on two cores
     small   128×128 pictures, three families or your own, 16×16 tokens: meant for an hour on a Colab T4
     paper   256×256 pictures, 32×32 tokens, 12 billion parameters: to count with (`plan`), not to train
 

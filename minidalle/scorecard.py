@@ -3,7 +3,7 @@
 Takes the plain data that `examine.scoreboard` returns and `minidalle examine --json` writes:
 
     format          1
-    settings        n, seed, curve, candidates, batch, precision, machine
+    settings        model, n, seed, curve, candidates, batch, precision, machine
     families        family → split → chance, and column → {right, n, low, high}, a share with its interval
     average         the same for all families together, split → …
     likeness        split → pictures, radii, FID and IS: set of pictures → a figure for every radius
@@ -64,9 +64,9 @@ def with_scores(card: str, board: Mapping) -> str:
 def section(board: Mapping) -> str:
     """The whole scoreboard in Markdown."""
     made = board["settings"]
-    command = f"minidalle examine --n {made['n']} --seed {made['seed']}"
+    command = f"minidalle examine --model … --n {made['n']} --seed {made['seed']}"
     command += f" --curve {made['curve']}" * bool(made["curve"])
-    where = f"From `{command}`, on {made['machine']}."
+    where = f"Of the model “{made['model']}”, by `{command}`, on {made['machine']}."
     parts = [introduction(board), shares(board), where, controls(board)]
     if "image prompts" in board:
         parts += ["### Image prompts", PROMPTS, prompts(board["image prompts"])]
@@ -114,15 +114,18 @@ def introduction(board: Mapping) -> str:
 def shares(board: Mapping) -> str:
     """A row for each family, and their average."""
     names = columns(board)
-    head = ["family", "chance", *names, *[f"zero-shot: {name}" for name in names]]
+    head = [prefix + name for prefix in ("", "zero-shot: ") for name in ("chance", *names)]
     rows = [*board["families"].items(), ("average", board["average"])]
-    return table(head, [row_of(name, row, names) for name, row in rows])
+    return table(["family", *head], [row_of(name, row, names) for name, row in rows])
 
 
 def row_of(name: str, row: Mapping, names: Sequence[str]) -> list[str]:
     """One line of the table of shares."""
-    cells = [percent(row[split][column]) for split in SPLITS for column in names]
-    return [name, f"{100 * row['test']['chance']:.1f}", *cells]
+    cells = [name]
+    for split in SPLITS:
+        cells.append(f"{100 * row[split]['chance']:.1f}")
+        cells += [percent(row[split][column]) for column in names]
+    return cells
 
 
 def controls(board: Mapping) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,26 @@ def test_rows_without_their_picture_are_listed(tmp_path):
         "captions.csv: gone.png",
         "captions.csv: ../out.png",
     ]
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ("captions.csv", "file_name,caption\n{0}\n{1},mine\n"),
+        (
+            "metadata.jsonl",
+            '{{"file_name": "{0}", "caption": null}}\n{{"file_name": "{1}", "caption": "mine"}}\n',
+        ),
+    ],
+)
+def test_a_first_row_without_its_caption_is_one_picture_less(tmp_path, table, text):
+    """The columns are there: the picture is listed as without a caption, the others are read."""
+    names = train_names(2)
+    folder_of(tmp_path, dict.fromkeys(names))
+    write(tmp_path / table, text.format(*names).encode())
+    found = Folder(tmp_path, 8)
+    assert found.captions(9) == ["mine"]
+    assert {skip.name: skip.why for skip in found.skipped} == {names[0]: "without a caption"}
 
 
 def test_every_line_of_a_text_is_a_caption(tmp_path):
@@ -672,6 +693,17 @@ def test_captions_of_shards_are_those_of_the_split(tars):
     assert {example.caption for example in shards} <= set(shards.captions(999))
     assert len(shards.captions(7)) == 7
     assert not set(shards.captions(999)) & set(Shards(str(tars), 8, "test").captions(999))
+
+
+def test_a_damaged_shard_does_not_end_training_on_the_others(tars, tmp_path):
+    """With two readers one of them may get nothing else in an epoch: it goes on to the next."""
+    good = tmp_path / "shards"
+    good.mkdir()
+    shutil.copy(tars / "00000.tar", good / "00000.tar")
+    (good / "00001.tar").write_bytes(b"not a tar file at all" * 100)
+    loader = DataLoader(Shards(str(good), 8).training(1, 0), batch_size=None, num_workers=2)
+    names = [example.caption for example in islice(loader, 60)]
+    assert len(names) == 60 and set(names) <= {example.caption for example in Shards(str(good), 8)}
 
 
 def test_training_on_shards_without_a_picture_is_an_error(tmp_path):

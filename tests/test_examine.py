@@ -369,10 +369,25 @@ def test_scores_replace_older_ones_in_a_card(board):
     once = with_scores("# a card\n", found)
     assert once == with_scores(once, found) and once.startswith(f"# a card\n\n{TITLE}\n")
     assert f"| {PLAIN} |" in once and "| average |" in once and "| 128 |" in once
-    assert "minidalle examine --n 6 --seed 0 --curve 2" in once
+    assert (
+        "of the model “ci”, by `minidalle examine --model … --n 6 --seed 0 --curve 2`"
+        in once.lower()
+    )
     for line in once.splitlines():
         if line.startswith("|"):
             assert line.endswith("|") and "{" not in line
+
+
+def test_each_half_of_the_table_has_its_own_chance(board):
+    """Zero-shot captions are of fewer compositions: guessing is easier there, and the table says how much."""
+    found = board(half)
+    for split, chance in (("test", 0.016), ("zero-shot", 0.143)):
+        found["families"][PLAIN][split]["chance"] = chance
+    head, _, row, *_ = [
+        line.split(" | ") for line in with_scores("", found).splitlines() if "|" in line
+    ]
+    assert head[0] == "| family" and row[0] == f"| {PLAIN}" and len(head) == len(row)
+    assert row[head.index("chance")] == "1.6" and row[head.index("zero-shot: chance")] == "14.3"
 
 
 def test_every_field_is_documented(board):

@@ -32,7 +32,7 @@ from minidalle.examiner import (
     table,
     train_examiner,
 )
-from minidalle.examiner.examination import NEARLY, changed, drawn
+from minidalle.examiner.examination import NEARLY, READ, REJECTED, changed, drawn
 from minidalle.examiner.lessons import (
     MISMATCHED,
     SPOILT,
@@ -333,6 +333,19 @@ def test_an_examination_needs_pictures():
     """And says so."""
     with pytest.raises(ValueError, match="not 0"):
         examine_examiner(Examiner(ALL, 24), 0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_so_few_pictures_that_nothing_can_be_exchanged_are_examined_too(n):
+    """What needs two different scenes is left out; the rest is there."""
+    findings = examine_examiner(Examiner(["translation"], 24).eval(), n)
+    assert {finding.what for finding in findings} >= {READ, REJECTED}
+
+
+def test_training_scenes_are_never_fresh():
+    """Any of them may have been learned: an error, and no search without end."""
+    with pytest.raises(ValueError, match="any training scene.*test or zero-shot"):
+        fresh("attributes", "train", 10)
 
 
 def test_a_preset_of_few_families_is_examined_too():

@@ -372,6 +372,8 @@ def test_a_folder_of_odd_files_is_all_that_a_tinkerer_needs(tmp_path, monkeypatc
     }
     assert "--data folder:odd --preset ci" in bundle.card and "fingerprint" in bundle.card
     assert str(tmp_path) not in bundle.card and "CC BY" not in bundle.card
+    front = (tmp_path / "mine/README.md").read_text().split("---\n")[1]
+    assert "license: other\n" in front and "cc-by" not in front
     assert bundle.name == "ci · folder:odd"
     assert command(monkeypatch, "examine", "--model", "mine") == 2, "the judge knows the world only"
     for caption in ("a picture of thing 3", "something else"):

@@ -583,6 +583,14 @@ def test_where_restricts_the_slots():
         (lambda: World(["attributes"], 64, where={"smell": ("bad",)}), "smell.*count"),
         (lambda: World(["attributes"], 64, where={"colour": ("mauve",)}), "mauve.*red"),
         (lambda: World(["attributes"], 64, where={"colour": ()}), "no train scene.*colour"),
+        (
+            lambda: World(["attributes", "creatures"], 64, where={"colour": ("black",)}),
+            "'black'",
+        ),
+        (
+            lambda: World(["attributes", "objects"], 24, where={"arrangement": ("diagonal",)}),
+            "diagonal",
+        ),
         (lambda: World([], 64), "no family.*attributes"),
     ],
 )

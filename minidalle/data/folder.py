@@ -137,6 +137,8 @@ def stem(name: str) -> str:
 
 
 def column(row: dict, known: tuple[str, ...]) -> object:
-    """The value of the first of the known columns that a row has; None if it has none of them."""
+    """The value of the first of the known columns that a row has, "" for an empty one; None if it has none of
+    them."""
     values = {str(name).strip().lower(): value for name, value in row.items()}
-    return next((values[name] for name in known if name in values), None)
+    name = next((name for name in known if name in values), None)
+    return None if name is None else "" if values[name] is None else values[name]

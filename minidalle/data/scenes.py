@@ -40,7 +40,8 @@ class World:
         if unknown := set(where or {}) - slots:
             known = ", ".join(sorted(slots))
             raise ValueError(f"no family here has a slot {min(unknown)!r}; their slots are {known}")
-        self[0]  # a wrong split or value is reported here, not in the middle of a run
+        for k in range(len(self.families)):
+            self.scene(k)  # a wrong split or value is reported here, not in the middle of a run
 
     def __len__(self) -> int:
         return self.length

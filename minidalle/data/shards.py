@@ -28,6 +28,7 @@ WORKERS = (
     256  # rows of the table of counts; each worker has its own, so that none waits for another
 )
 BUFFER = 512  # samples that are shuffled among each other
+EMPTY_EPOCHS = 10  # in a row, after which a reader among several gives up
 
 Sample = dict  # "__key__", "__url__" and, under its suffix, the bytes of every file of that name
 Counter = Callable[[str], None]
@@ -136,14 +137,18 @@ class EndlessShards(Endless, IterableDataset):
     """
 
     def __iter__(self) -> Iterator[Example]:
-        counter = self.source._fresh_counter()
+        counter, empty = self.source._fresh_counter(), 0
+        _, processes, _, workers = reader()
+        readers = processes * workers
         for epoch in count():
             examples = self._epoch(epoch, counter if epoch == 0 else lambda why: None)
-            first = next(examples, None)
-            if first is None:
+            empty += 1
+            for example in examples:
+                empty = 0
+                yield example
+            # A reader among several may have got nothing but a damaged shard; the next order gives it others.
+            if empty == (1 if readers == 1 else EMPTY_EPOCHS):
                 raise ValueError(f"there is nothing to train on; {self.source.report()}")
-            yield first
-            yield from examples
 
     def _epoch(self, epoch: int, counter: Counter) -> Iterator[Example]:
         rng = random.Random(f"{self.seed}/{epoch}")  # the same for all readers, so that parts fit

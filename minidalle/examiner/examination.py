@@ -44,8 +44,12 @@ def fresh(
 ) -> list[tuple[Scene, str]]:
     """n scenes of a family with a caption each, from the test or zero-shot split, that no examiner learned.
 
-    Raises ValueError as `Family.example` does.
+    Raises ValueError as `Family.example` does, and for the training split.
     """
+    if split == "train":
+        raise ValueError(
+            "an examiner may have learned any training scene; ask for test or zero-shot"
+        )
     each = family(name)
     examples = (each.example(index, split, seed, each.own(where)) for index in count())
     unseen = (example for example in examples if not may_learn(example[0]))
@@ -269,12 +273,16 @@ def halves(
     for alone, suffix in ((True, ", alone"), (False, "")):
         wrong = ~examiner.right(empty, scenes, only_below=alone)
         yield Finding(REJECTED, HALVES, EMPTY + suffix, share(wrong))
-    mates = [rng.choice([s for s in scenes if contradict(scene, s)]) for scene in scenes]
-    mates = [Scene(s.family, s.slots, scene.layout) for s, scene in zip(mates, scenes, strict=True)]
-    pairs = zip(scenes, mates, strict=True)
-    mixed = torch.stack([mismatched(one, other, examiner.size) for one, other in pairs])
-    right = examiner.right(mixed, scenes) | examiner.right(mixed, mates)
-    yield Finding(REJECTED, HALVES, MISMATCHED, share(~right))
+    pairs = []
+    for scene in scenes:
+        if mates := [other for other in scenes if contradict(scene, other)]:
+            mate = rng.choice(mates)
+            pairs.append((scene, Scene(mate.family, mate.slots, scene.layout)))
+    if pairs:
+        mixed = torch.stack([mismatched(one, other, examiner.size) for one, other in pairs])
+        ones, others = zip(*pairs, strict=True)
+        right = examiner.right(mixed, ones) | examiner.right(mixed, others)
+        yield Finding(REJECTED, HALVES, MISMATCHED, share(~right))
     for slot in ("subject", "change"):
         differ = [
             (k, s)
@@ -282,6 +290,7 @@ def halves(
             for s in [rng.choice(scenes)]
             if s.slots[slot] != scene.slots[slot]
         ]
-        ks, asked = zip(*differ, strict=True)
-        wrong = ~examiner.right(pictures[list(ks)], asked, only_below=True)
-        yield Finding(REJECTED, HALVES, f"another {slot}, lower half alone", share(wrong))
+        if differ:
+            ks, asked = zip(*differ, strict=True)
+            wrong = ~examiner.right(pictures[list(ks)], asked, only_below=True)
+            yield Finding(REJECTED, HALVES, f"another {slot}, lower half alone", share(wrong))

@@ -26,7 +26,8 @@ PALETTE: dict[str, Colour] = {
 }
 BACKGROUNDS: tuple[Colour, ...] = ((250, 250, 248), (238, 240, 242), (232, 242, 248))
 
-# One list for the whole world: these colours and shapes meet in no training picture of any family.
+# One list for the whole world: no training scene of any family names these colours and shapes together.
+# (One is drawn all the same: the front of a purple cube in a stack is a square.)
 HELD_OUT_PAIRS = (
     ("red", "cross"),
     ("orange", "heart"),
