@@ -122,6 +122,10 @@ class DALLE(nn.Module):
         padding = self.config.V if self.config.padding_targets else IGNORED
         return text.where(text < self.config.V, padding)
 
+    def count_targets(self, text: Tensor) -> Tensor:
+        """How many targets text tokens (B, T) are; of no captions at all, nothing but padding, 1."""
+        return (self.targets(text) != IGNORED).sum().clamp_min(1)
+
     def loss(self, text: Tensor, image: Tensor, text_targets: Tensor | None = None) -> Loss:
         """Cross-entropies of a batch, each divided by its own number of targets (paper, §2.2).
 
@@ -133,9 +137,7 @@ class DALLE(nn.Module):
         text_loss = F.cross_entropy(
             text_logits.float().flatten(0, 1), target.flatten(), reduction="sum"
         )
-        if text_targets is None:
-            text_targets = (target != IGNORED).sum().clamp_min(1)  # of no captions at all: 0
-        text_loss = text_loss / text_targets
+        text_loss = text_loss / (self.count_targets(text) if text_targets is None else text_targets)
         image_loss = F.cross_entropy(image_logits.float().flatten(0, 1), image.flatten())
         return Loss(TEXT_WEIGHT * text_loss + IMAGE_WEIGHT * image_loss, text_loss, image_loss)
 

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from .clip import CLIP, CLIPConfig, Contrast, contrast, matrices, same_rows
-from .dalle import DALLE, IGNORED, DALLEConfig
+from .dalle import DALLE, DALLEConfig
 from .data import FewFamilies, Order, Reading, Source, World, generator_of, to_float, to_uint8
 from .device import autocast
 from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
@@ -168,9 +168,7 @@ def dalle_stage(
         captions, images = zip(*(tokens[i] for i in order(positions)), strict=True)
         chance = generator_of(seed, positions.start)  # the same in all processes
         text = tokenizer.encode(captions, t.dropout, chance, cut=True)
-        targets = (model.targets(text) != IGNORED).sum().clamp_min(
-            1
-        ) / share.parts  # of all processes
+        targets = model.count_targets(text) / share.parts  # of all processes
         return text[share.mine], torch.stack(images[share.mine]), targets
 
     return Stage(

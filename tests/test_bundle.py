@@ -20,6 +20,7 @@ from minidalle import files
 from minidalle.bundle import CLIP_NAME, FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
 from minidalle.clip import CLIPConfig, best_of
 from minidalle.files import fingerprint, text_fingerprint
+from minidalle.presets import preset
 
 ALL = (*NAMES, CLIP_NAME)  # the files of a bundle that can rank
 PARTS = tuple(KINDS)  # dvae, dalle, clip
@@ -208,6 +209,29 @@ def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         load(folder)
+
+
+@pytest.mark.parametrize("name", ["tiny", "world"])
+def test_bundled_weights_are_of_their_recipe(name):
+    """Sizes, steps and pictures are those of the preset of their name, which `make weights` trains."""
+    recipe, folder = preset(name), room.BUNDLED / name
+    config = json.loads((folder / "config.json").read_text())
+    for part, sizes in (("dvae", recipe.dvae), ("dalle", recipe.dalle), ("clip", recipe.clip)):
+        learned = (
+            {"V": config[part]["V"]} if "V" in config[part] else {}
+        )  # may be fewer than asked for
+        assert config[part] == {**asdict(sizes), **learned}
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    last = {line["stage"]: line for line in lines}
+    trained = {
+        "dVAE": recipe.dvae_training,
+        "DALL·E": recipe.dalle_training,
+        "CLIP": recipe.clip_training,
+    }
+    for stage, line in last.items():
+        assert stage not in trained or line["step"] == trained[stage].steps
+    assert {"dVAE", "DALL·E"} <= set(last)
+    assert last["tokens"]["pictures"] == recipe.dalle_training.pictures
 
 
 def test_an_unknown_model_is_an_error_that_names_it(tmp_path):

@@ -317,6 +317,24 @@ def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path,
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_on_shards_keeps_its_number_of_workers(tmp_path, monkeypatch):
+    """Shards are dealt out to them: with another number a run would go on with other pictures. Pictures that
+    can be asked for by number do not care."""
+    shards = img2dataset(tmp_path / "tars", 2, 30)
+    plant(monkeypatch, "train_stages", 0)
+    for data, refused in ((f"webdataset:{shards}/{{00000..00001}}.tar", True), ("world", False)):
+        out = tmp_path / str(refused)
+        with pytest.raises(Planted):
+            room.train(QUICK, out, seed=3, data=data, filtered=None)
+        expected = (
+            pytest.raises(ValueError, match="workers = 0, now it is 2")
+            if refused
+            else pytest.raises(Planted)
+        )
+        with expected:
+            room.train(QUICK, out, seed=3, data=data, filtered=None, workers=2)
+
+
 def test_a_full_disk_is_said_in_one_sentence(tmp_path, monkeypatch):
     """Which disk, which checkpoint is intact, what to do; then the same call goes on."""
     out, ours = tmp_path / "run", minidalle.checkpoint.write_atomically
