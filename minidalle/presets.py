@@ -131,11 +131,11 @@ CI = Preset(
     ),
     dalle=DALLEConfig(V=384, T=7, K=64, h=6, w=6, D=128, H=4, L=4, kernel=3),
     dvae_training=DVAETraining(
-        steps=1000, batch=16, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        steps=600, batch=32, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
         beta_share=0.0, balance=0.1, clip=50.0, ema=0.995,
     ),
     dalle_training=DALLETraining(
-        steps=1200, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
+        steps=1000, batch=32, lr=2e-2, muon_lr=0.02, warmup=20, pictures=20_000
     ),
     clip=CLIPConfig(size=24, V=384, T=7, D=64, H=4, L=1, E=64, width=32, halvings=2),
     clip_training=CLIPTraining(
