@@ -1,7 +1,7 @@
 """Named sizes of everything, as frozen data.  (Chapters 0 and 13)
 
     ci      24×24 pictures of single things, 6×6 tokens: every stage from nothing in minutes on two cores
-    two     32×32 pictures of two things or more, 8×8 tokens: the next rung, about five minutes on two cores
+    two     32×32 pictures of two things or more, 8×8 tokens: the next rung, four to five minutes on two cores
             (so small that some layouts look alike: 3 % of test pictures equal a training picture)
     tiny    64×64 pictures of three families, 8×8 tokens: the bundled weights
     world   64×64 pictures of all families, 8×8 tokens: bundled too, trained for a good two hours on two cores
@@ -153,7 +153,7 @@ TWO = Preset(
     ),
     dalle=DALLEConfig(V=512, T=16, K=128, h=8, w=8, D=128, H=4, L=4, kernel=3),
     dvae_training=DVAETraining(
-        steps=2000, batch=16, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        steps=1200, batch=32, lr=4e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
         beta_share=0.0, balance=0.1, clip=50.0, ema=0.995,
     ),
     dalle_training=DALLETraining(
