@@ -170,11 +170,11 @@ TINY = Preset(
     ),
     dalle=DALLEConfig(V=640, T=20, K=256, h=8, w=8, D=256, H=4, L=6, kernel=5),
     dvae_training=DVAETraining(
-        steps=18_000, batch=16, lr=3e-3, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0, beta_share=0.0,
-        balance=0.2, clip=50.0, ema=0.999,
+        steps=8_500, batch=32, lr=3e-3, muon_lr=0.02, warmup=100, tau=(1.0, 0.2), tau_share=0.8, beta=0.0,
+        beta_share=0.0, balance=0.2, clip=50.0, ema=0.999,
     ),
     dalle_training=DALLETraining(
-        steps=6_500, batch=32, lr=1e-2, muon_lr=0.02, warmup=100, pictures=120_000
+        steps=3_300, batch=64, lr=1e-2, muon_lr=0.02, warmup=100, pictures=150_000
     ),
     clip=CLIPConfig(size=64, V=640, T=20, D=96, H=4, L=2, E=96, width=48, halvings=3),
     clip_training=CLIPTraining(
