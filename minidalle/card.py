@@ -14,9 +14,11 @@ from .device import choose_precision
 
 
 def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
-    """A model card: where the bundle comes from, and the last figures of each stage of its log."""
+    """A model card: where the bundle comes from, and the last figures of each stage, by the log and the
+    settings of the run in ``out``."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
+    commits = json.loads((out / "run.json").read_text())["commits"]
     sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
     sizes |= {"CLIP": bundle.clip} if bundle.clip else {}
     counts = [f"{k} {sum(p.numel() for p in m.parameters()):,}" for k, m in sizes.items()]
@@ -41,7 +43,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "## Provenance",
             "",
             f"- command: `minidalle train --data {data.label} --preset {preset} --seed {seed} --out …`",
-            f"- commit: {commit()}",
+            f"- commit: {', then '.join(commits)}",
             f"- machine: {machine(bundle.device)}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
             f"- parameters: {', '.join(counts)}",

@@ -3,9 +3,9 @@
     train(preset("ci"), Path("runs/ci"))
 
 The run's folder ends as a bundle (see `bundle`). Besides it holds log.jsonl with a line per report, pictures
-of samples, run.json with the settings, and checkpoints: the same call on the same folder goes on where the
-last one was stopped, and ends with the same weights. Streamed shards are dealt out to processes and their
-workers, so their numbers belong to the settings there.
+of samples, run.json with the settings and the commits of the code, and checkpoints: the same call on the same
+folder goes on where the last one was stopped, and ends with the same weights. Streamed shards are dealt out
+to processes and their workers, so their numbers belong to the settings there.
 """
 
 import errno
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from . import checkpoint
 from .bundle import Bundle
-from .card import run_card
+from .card import commit, run_card
 from .clip import CLIP
 from .dalle import DALLE
 from .data import Source, source, to_float
@@ -201,14 +201,17 @@ def check_folder(out: Path) -> None:
 def open_run(out: Path, settings: dict) -> None:
     """Make the folder of a new run, or see that it is a run with the same settings.
 
-    Raises ValueError if it is one with others.
+    The commits of the code are noted now, while it is the code that runs: an hour later others may have come.
+    Raises ValueError if it is a run with other settings.
     """
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
-    path = out / "run.json"
+    path, commits = out / "run.json", []
     if path.exists():
-        compare(path, json.loads(path.read_text(encoding="utf-8")), settings)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        commits = before.pop("commits", commits)
+        compare(path, before, settings)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(path, settings)
+    write_json(path, {**settings, "commits": list(dict.fromkeys([*commits, commit()]))})
     (out / "log.jsonl").touch()
     checkpoint.remove_unfinished(out)
 

@@ -275,6 +275,23 @@ def test_a_run_goes_on_where_it_was_stopped(quick, tmp_path, monkeypatch):
     assert_same_run(out, quick)
 
 
+def test_the_commits_of_a_card_are_those_that_began_the_work(quick, tmp_path, monkeypatch):
+    """A commit that comes while a run trains is not its code's; one under which it goes on is. And a run
+    may go on under another commit: its weights are the same."""
+    at = iter(("one", "one", "two"))
+    monkeypatch.setattr(room, "commit", lambda: next(at))
+    monkeypatch.setattr("minidalle.card.commit", lambda: "of the end")
+    out = tmp_path / "run"
+    for stage in ("encode_once", "clip_stage"):
+        with monkeypatch.context() as planted:
+            plant(planted, stage, 0)
+            with pytest.raises(Planted):
+                room.train(QUICK, out, seed=3)
+    bundle = room.train(QUICK, out, seed=3)
+    assert "\n- commit: one, then two\n" in bundle.card == load(out).card
+    assert torch.equal(bundle.dalle.image_head.weight, load(quick).dalle.image_head.weight.float())
+
+
 class Planted(Exception):
     """Stands for whatever ends a run."""
 
