@@ -38,7 +38,7 @@ from .scores import (
 
 FORMAT = 1  # of the JSON
 SPLITS = ("test", "zero-shot")
-CANDIDATES = 32  # returns diminish from here on (paper, figure 6)
+CANDIDATES = 32  # returns diminish from here on (paper, §3.1 and figure 9c)
 PAIR = 2  # candidates where there is no CLIP to choose: enough to see how much they differ
 POOL = 128  # candidates of the best-of-N curve
 CHANCE_SCENES = 500

@@ -1,7 +1,8 @@
 """What turns gradients into new weights: parameter groups, optimisers, averages.  (Chapters 5, 8, 13)
 
-Paper: appendices A.2 and B.2. AdamW throughout, no weight decay on gains, biases and embeddings, an
-exponential average of the weights. Muon is later (Jordan et al. 2024) and an option of ours.
+Paper: appendices A.2 and B.2. AdamW throughout, an exponential average of the weights. Which weights decay
+is not said there: ours are all but gains, biases and embeddings. Muon is later (Jordan et al. 2024) and an
+option of ours.
 """
 
 from collections import defaultdict
