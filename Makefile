@@ -60,7 +60,7 @@ pictures: $(VENV)/.installed  ## Draw the pictures of the README again, with the
 lab: $(VENV)/.installed-test  ## Open the chapters in Jupyter
 	$(BIN)/jupyter lab notebooks
 
-weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (three and a half hours of training on two cores)
+weights: $(VENV)/.installed  ## Train the bundled weights and the examiner again (about four hours of training on two cores)
 	$(BIN)/minidalle examiner --out minidalle/weights/examiner
 	set -e; for name in tiny world; do \
 	  $(BIN)/minidalle train --preset $$name --out runs/$$name; \

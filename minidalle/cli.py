@@ -82,7 +82,7 @@ def train(
     preset: Annotated[
         str,
         typer.Option(
-            help="ci or two (minutes on two cores), tiny or world (one hour, two hours), small (for a GPU)."
+            help="ci or two (minutes on two cores), tiny or world (one to two hours), small (for a GPU)."
         ),
     ] = "ci",
     data: Annotated[
