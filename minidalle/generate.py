@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .dalle import DALLE
+from .device import decoding
 from .show import quiet
 from .transformer import Cache
 
@@ -212,7 +213,8 @@ def _decode(
         yield tokens, k + 1
         if k < N - 1:
             new = tokens[:, k : k + 1]
-            logits = model.step(new.repeat(2, 1) if guided else new, cache)
+            with decoding(new.device):
+                logits = model.step(new.repeat(2, 1) if guided else new, cache)
 
 
 def _begin(model: DALLE, text: Tensor, given: Tensor, counts: Tensor) -> tuple[Tensor, Cache]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 KINDS = ("row", "column", "convolution", "full")
 BLOCK = 32  # queries that share their keys in the structured form: enough for a fast matrix product
+PIECE = 64  # positions of a piece of the stream, where whole pieces are skipped
 
 
 def causal_mask(n: int) -> Tensor:
@@ -88,6 +89,32 @@ def visible_keys(kind: str, prefix: int, h: int, w: int, kernel: int) -> list[sl
     first = {"row": lambda i: max(0, i - w), "column": lambda i: i % w, "full": lambda i: 0}[kind]
     step = w if kind == "column" else 1
     return [slice(prefix + first(i), prefix + i + 1, step) for i in range(h * w)]
+
+
+# --------------------------------------------------------------------------------------------- pieces
+
+
+class Pieces(NamedTuple):
+    """The stream cut into G pieces, prefix and image apart, and what the queries of each have to meet.
+
+    sizes: positions of each piece. seen: for each piece, those with a key that one of its queries may attend
+    to. allowed: for each piece (g, m), may the query attend to the key, of the pieces seen one after another.
+    """
+
+    sizes: list[int]
+    seen: list[list[int]]
+    allowed: list[Tensor]
+
+
+def stream_pieces(kind: str, prefix: int, h: int, w: int, kernel: int) -> Pieces:
+    """The mask of the stream as pieces, for attention that leaves out whole pieces of the mask."""
+    mask = stream_mask(kind, prefix, h, w, kernel)
+    stream = torch.arange(len(mask))
+    pieces = [*stream[:prefix].split(PIECE), *stream[prefix:].split(PIECE)]
+    rows = [[mask[i][:, j] for j in pieces] for i in pieces]
+    seen = [[n for n, part in enumerate(row) if part.any()] for row in rows]
+    allowed = [torch.cat([row[n] for n in ns], 1) for row, ns in zip(rows, seen, strict=True)]
+    return Pieces([len(piece) for piece in pieces], seen, allowed)
 
 
 # --------------------------------------------------------------------------------------------- blocks

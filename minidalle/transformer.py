@@ -1,6 +1,7 @@
 """The transformer: attention in three forms with one meaning, and the blocks around it.  (Chapters 6 and 7)
 
-    dense        `attend`: every score, then the mask; or `attend_fused`, PyTorch's kernel
+    dense        `attend`: every score, then the mask; or `attend_fused`, PyTorch's kernel; or
+                 `attend_pieces`, which skips what the mask forbids in whole pieces of the stream
     structured   `attend_blocks`: only the scores of blocks that the mask leaves, O(N · W) instead of O(N²)
     cached       one new position against the keys that it sees, for decoding: `attend_fused` for few streams,
                  `attend_apart` for many
@@ -22,11 +23,13 @@ from torch.utils.checkpoint import checkpoint
 from .device import FEW_STREAMS, choose_attention
 from .masks import (
     Blocks,
+    Pieces,
     check_kind,
     check_sizes,
     layer_schedule,
     stream_blocks,
     stream_mask,
+    stream_pieces,
     visible_keys,
 )
 
@@ -47,6 +50,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """The same by PyTorch's `scaled_dot_product_attention`, which keeps no scores for the backward pass."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: Pieces) -> Tensor:
+    """The same, a piece of the stream after another: q, k and v (B, H, P + N, d_head). The queries of a piece
+    meet the pieces that one of them sees, and what fits into the processor's cache stays there."""
+    queries, keys, values = (x.split(pieces.sizes, 2) for x in (q, k, v))
+    out = []
+    for mine, seen, allowed in zip(queries, pieces.seen, pieces.allowed, strict=True):
+        near, worth = (torch.cat([each[n] for n in seen], 2) for each in (keys, values))
+        out.append(attend(mine, near, worth, allowed))
+    return torch.cat(out, 2)
 
 
 def attend_blocks(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks) -> Tensor:
@@ -88,17 +102,21 @@ def multiply(x: Tensor, y: Tensor) -> Tensor:
 FORMS: dict[str, Callable[..., Tensor]] = {
     "dense": attend,
     "fused": attend_fused,
+    "pieces": attend_pieces,
     "structured": attend_blocks,
 }
 
 
 @lru_cache(maxsize=64)
 def geometry(form: str, kind: str, prefix: int, h: int, w: int, kernel: int, device: torch.device):
-    """What a form of attention needs to know of a mask, made once for a device: its `Blocks` (structured),
-    the visible keys of every image position (cached), or the mask itself."""
+    """What a form of attention needs to know of a mask, made once for a device: its `Pieces`, its `Blocks`
+    (structured), the visible keys of every image position (cached), or the mask itself."""
     with torch.inference_mode(False):  # else what sampling makes first could not be trained with
         if form in ("dense", "fused"):
             return stream_mask(kind, prefix, h, w, kernel).to(device)
+        if form == "pieces":
+            sizes, seen, allowed = stream_pieces(kind, prefix, h, w, kernel)
+            return Pieces(sizes, seen, [each.to(device) for each in allowed])
         if form == "structured":
             return Blocks(*(x.to(device) for x in stream_blocks(kind, prefix, h, w, kernel)))
         where = visible_keys(kind, prefix, h, w, kernel)
@@ -147,9 +165,9 @@ class Attention(nn.Module):
         """x (B, n, D) → q, k and v in one tensor, (3, B, H, n, d_head)."""
         return self.qkv(x).unflatten(-1, (3, self.H, -1)).permute(2, 0, 3, 1, 4)
 
-    def forward(self, x: Tensor, mask: Tensor | Blocks, form: str = "dense") -> Tensor:
-        """x (B, n, D) → (B, n, D), by one of `FORMS`: dense and fused take a mask (n, n), structured its
-        `Blocks`."""
+    def forward(self, x: Tensor, mask: Tensor | Pieces | Blocks, form: str = "dense") -> Tensor:
+        """x (B, n, D) → (B, n, D), by one of `FORMS`: dense and fused take a mask (n, n), pieces and
+        structured its `Pieces` or `Blocks`."""
         q, k, v = self.heads(x)
         return self.out(FORMS[form](q, k, v, mask).transpose(1, 2).flatten(2))
 
@@ -196,7 +214,7 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(D, 4 * D), nn.GELU(), nn.Linear(4 * D, D))
 
     def branches(
-        self, mask: Tensor | Blocks, form: str = "dense"
+        self, mask: Tensor | Pieces | Blocks, form: str = "dense"
     ) -> list[Callable[[Tensor], Tensor]]:
         """What is added to x, one after the other."""
         return [
@@ -205,7 +223,11 @@ class Layer(nn.Module):
         ]
 
     def forward(
-        self, x: Tensor, mask: Tensor | Blocks, form: str = "dense", checkpointing: bool = False
+        self,
+        x: Tensor,
+        mask: Tensor | Pieces | Blocks,
+        form: str = "dense",
+        checkpointing: bool = False,
     ) -> Tensor:
         """checkpointing: keep the x of each branch alone, and compute the branch again when its gradient is
         due (paper, §2.4)."""

@@ -149,7 +149,7 @@ def assert_own_heads(model: DALLE, text: Tensor, image: Tensor) -> None:
 
 
 def assert_forms_agree(model: Transformer, x: Tensor, tolerance: float) -> None:
-    """Dense, fused and structured attention give the same outputs and gradients, in the dtype of x.
+    """All `FORMS` of attention give the same outputs and gradients, in the dtype of x.
 
     tolerance: of the norm of each difference, as a share of the dense form's norm.
     """

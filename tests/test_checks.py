@@ -31,10 +31,19 @@ from checks import (
     stream_matrix,
 )
 
+from minidalle import masks
 from minidalle.dvae import gumbel_softmax, kl_to_uniform
 from minidalle.generate import Sampling, generate, guide, keep_top_k
 from minidalle.masks import stream_mask
-from minidalle.transformer import FORMS, Attention, Cache, Transformer, attend_blocks
+from minidalle.transformer import (
+    FORMS,
+    Attention,
+    Cache,
+    Transformer,
+    attend_blocks,
+    attend_pieces,
+    geometry,
+)
 
 fails = pytest.raises(AssertionError)
 
@@ -232,6 +241,39 @@ def test_a_wrong_structured_form_is_noticed(fault, dtype, monkeypatch):
     monkeypatch.setitem(FORMS, "structured", fault)
     with fails:
         assert_forms_agree(model, x, tolerance)
+
+
+def own_piece_only(q, k, v, pieces):
+    """Every piece meets itself and none of those before it."""
+    own = [[n] for n in range(len(pieces.sizes))]
+    ends = zip(pieces.allowed, pieces.sizes, strict=True)
+    return attend_pieces(q, k, v, pieces._replace(seen=own, allowed=[a[:, -n:] for a, n in ends]))
+
+
+def everything_allowed(q, k, v, pieces):
+    """Meets the right pieces, and all of their keys."""
+    everything = [torch.ones_like(a) for a in pieces.allowed]
+    return attend_pieces(q, k, v, pieces._replace(allowed=everything))
+
+
+def keys_of_a_neighbour(q, k, v, pieces):
+    """Values and masks of the right pieces; keys of the piece before."""
+    return attend_pieces(q, k.roll(pieces.sizes[0], 2), v, pieces)
+
+
+@pytest.mark.parametrize("fault", [own_piece_only, everything_allowed, keys_of_a_neighbour])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_wrong_pieces_are_noticed(fault, dtype, monkeypatch):
+    """As above; three rows of a 5×7 grid and what stands before it are pieces of their own."""
+    tolerance = {torch.float32: 2e-5, torch.bfloat16: 6e-2}[dtype]
+    model, x = tiny_transformer(L=3, h=5, w=7).to(dtype), torch.randn(1, 38, 8).to(dtype)
+    monkeypatch.setattr(masks, "PIECE", 14)
+    geometry.cache_clear()
+    assert_forms_agree(model, x, tolerance)
+    monkeypatch.setitem(FORMS, "pieces", fault)
+    with fails:
+        assert_forms_agree(model, x, tolerance)
+    geometry.cache_clear()
 
 
 # ---------------------------------------------------------------------------------------- caches

@@ -327,6 +327,27 @@ def test_weights_are_cast_once_for_a_whole_drawing(model, text):
     assert len(casts) > 4 * model.config.L and set(casts.values()) == {1}
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
+def test_one_dnn_is_out_of_the_way_while_float32_is_decoded(model, text, monkeypatch, half):
+    """Its set-up costs more than one row of products; in 16 bit it is the only fast way. Between the steps,
+    and when one fails, it is as it was."""
+    one_dnn, during = torch.backends.mkldnn, []
+    step = type(model).step
+
+    def watched(*arguments):
+        during.append(one_dnn.enabled)
+        if len(during) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(type(model), "step", watched)
+    before = one_dnn.enabled
+    with torch.autocast("cpu", torch.bfloat16, enabled=half), pytest.raises(KeyboardInterrupt):
+        for _ in progress(model, text, torch.Generator()):
+            assert one_dnn.enabled == before, "between two rows others compute"
+    assert during == [half and before] * 3 and one_dnn.enabled == before
+
+
 @pytest.mark.parametrize("rows", [0, 1])
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 2.0])
 def test_guided_drawing_is_what_uncached_models_sample(model, text, guidance, rows):

@@ -19,9 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
-from minidalle import transformer
-from minidalle.device import SHORT_STREAM, choose_attention
-from minidalle.masks import BLOCK, KINDS, layer_schedule, stream_blocks, stream_mask
+from minidalle import masks, transformer
+from minidalle.device import SHORT_STREAM, WHOLE_STREAM, choose_attention
+from minidalle.masks import (
+    BLOCK,
+    KINDS,
+    layer_schedule,
+    stream_blocks,
+    stream_mask,
+    stream_pieces,
+)
 from minidalle.transformer import (
     FORMS,
     Attention,
@@ -31,6 +38,7 @@ from minidalle.transformer import (
     attend,
     attend_blocks,
     attend_fused,
+    attend_pieces,
 )
 
 GRIDS = [(3, 4), (4, 2), (1, 5), (5, 1)]
@@ -79,7 +87,7 @@ def test_attention_forbids_even_huge_scores():
     assert out[0, 0, 0, 0] == 1.0
 
 
-# --------------------------------------------------------------------- dense, fused, structured
+# ------------------------------------------------------------- dense, fused, pieces, structured
 
 # Forms agree to a rounding of their dtype: 64 bit shows that they mean the same, the others that they hold.
 PRECISIONS = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 6e-2}
@@ -110,6 +118,49 @@ def test_blocked_attention_is_attention(kind, prefix, h, w, data):
     torch.testing.assert_close(fused, expected)
 
 
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 20),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 70),
+)
+def test_attention_in_pieces_is_attention(kind, prefix, h, w, piece):
+    """However long the pieces are, and of all pieces only those that hold a visible key are met."""
+    q, k, v = torch.randn(3, 2, 2, prefix + h * w, 4, dtype=torch.float64)
+    mask = stream_mask(kind, prefix, h, w, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "PIECE", piece)
+        pieces = stream_pieces(kind, prefix, h, w, 3)
+    torch.testing.assert_close(attend_pieces(q, k, v, pieces), attend(q, k, v, mask))
+    assert sum(pieces.sizes) == prefix + h * w and max(pieces.sizes) <= piece
+    parts = [row.split(pieces.sizes, 1) for row in mask.split(pieces.sizes)]
+    assert pieces.seen == [[n for n, part in enumerate(row) if part.any()] for row in parts]
+
+
+def test_pieces_leave_out_what_no_query_sees():
+    """A row layer of a 16×16 grid after 80 text positions: half of the scores, and none of the far rows."""
+    pieces = stream_pieces("row", 82, 16, 16, 5)
+    assert pieces.seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 3, 4], [0, 1, 4, 5]]
+    assert sum(allowed.numel() for allowed in pieces.allowed) < 338**2 / 2
+
+
+def test_a_stream_of_middling_length_trains_in_pieces(monkeypatch):
+    """Without being asked, with the outputs of the dense form."""
+    model, x = tiny_transformer(L=4, h=17, w=16), torch.randn(1, 275, 8)
+    met = []
+
+    def noted(*arguments):
+        met.append(1)
+        return attend_pieces(*arguments)
+
+    monkeypatch.setitem(FORMS, "pieces", noted)
+    found = model(x)
+    model.form = "dense"
+    assert len(met) == 4
+    torch.testing.assert_close(found, model(x), atol=1e-4, rtol=1e-4)
+
+
 @given(st.sampled_from(KINDS), st.integers(1, 40), st.integers(1, 9), st.integers(1, 9))
 def test_blocks_say_what_the_mask_says(kind, prefix, h, w):
     """Every pair of query and key that may meet does so once, and no other pair."""
@@ -135,17 +186,20 @@ def test_blocks_cost_no_more_than_n_times_w(kind):
 
 def test_an_unknown_form_is_an_error_that_lists_the_known():
     """The message helps."""
-    with pytest.raises(ValueError, match="sparse.*dense, fused, structured"):
+    with pytest.raises(ValueError, match="sparse.*dense, fused, pieces, structured"):
         Transformer(TransformerConfig(3, 2, 2, 8, 2, 2, 3), form="sparse")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("length", [1, SHORT_STREAM, SHORT_STREAM + 1, 10**5])
+@pytest.mark.parametrize(
+    "length", [1, WHOLE_STREAM, WHOLE_STREAM + 1, SHORT_STREAM, SHORT_STREAM + 1, 10**5]
+)
 def test_the_choice_of_a_form_has_a_reason(device, length):
     """One of the forms, with the length in the reason; long streams are never dense."""
     form, reason = choose_attention(torch.device(device), length)
     assert form in FORMS and str(length) in reason
     assert (form == "structured") == (length > SHORT_STREAM)
+    assert (form == "pieces") == (device == "cpu" and WHOLE_STREAM < length <= SHORT_STREAM)
 
 
 def test_long_streams_train_in_the_structured_form():
