@@ -97,9 +97,8 @@ class DALLE(nn.Module):
 
     def embed_image(self, tokens: Tensor, first: int = 0) -> Tensor:
         """n image tokens (B, n) that stand at raster positions first, first + 1, … → (B, n, D)."""
-        raster = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        rows, columns = raster // self.config.w, raster % self.config.w
-        position = self.row_position(rows) + self.column_position(columns)
+        position = self.row_position.weight[:, None] + self.column_position.weight  # (h, w, D)
+        position = position.flatten(0, 1)[first : first + tokens.shape[1]]
         return self.image_embedding(tokens) + position
 
     def forward(self, text: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Where to compute and how precisely, decided in one place, with the reason.  (Chapter 13)"""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -40,6 +40,13 @@ def autocast(device: torch.device) -> torch.autocast:
     """Mixed precision where the device has it; otherwise float32."""
     dtype, _ = choose_precision(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager:
+    """The precision of the tensors themselves. Where autocast is off already there is nothing to enter, which
+    a layer that decodes one position would notice."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 SHORT_STREAM = 512  # positions, up to which the dense forms are as fast; see `minidalle bench`

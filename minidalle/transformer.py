@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .device import FEW_STREAMS, choose_attention
+from .device import FEW_STREAMS, choose_attention, no_autocast
 from .masks import (
     Blocks,
     Pieces,
@@ -192,7 +192,7 @@ class Attention(nn.Module):
         q = qkv[0]
         kv[:, :, :, start : start + x.shape[1]] = qkv[1:]
         parts = [fetch(kv, each) for each in where]
-        with torch.autocast(x.device.type, enabled=False):
+        with no_autocast(x.device):
             if mask is not None:
                 out = attend(q, *parts[0], mask)
             elif len(q) <= FEW_STREAMS:
