@@ -77,7 +77,7 @@ def choose_attention(device: torch.device, length: int) -> tuple[str, str]:
     """The fastest form of attention for training on streams of ``length`` positions, and the reason.
 
     On the CPU our own products and softmax, not `scaled_dot_product_attention`, whose backward pass makes a
-    step half as long again there; from 256 to 512 positions, in pieces, a step takes an eighth to a sixth
+    step half as long again there; from 256 to 512 positions, in pieces, a step takes an eighth to a fifth
     less than dense. On a GPU that kernel is the common choice; we have not measured it.
     """
     if length > SHORT_STREAM:
