@@ -190,7 +190,7 @@ def test_an_unknown_form_is_an_error_that_lists_the_known():
         Transformer(TransformerConfig(3, 2, 2, 8, 2, 2, 3), form="sparse")
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
 @pytest.mark.parametrize(
     "length", [1, WHOLE_STREAM, WHOLE_STREAM + 1, SHORT_STREAM, SHORT_STREAM + 1, 10**5]
 )
