@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import RLock
 
 import torch
 
@@ -49,11 +50,12 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
-SHORT_STREAM = 512  # positions, up to which the dense forms are as fast; see `minidalle bench`
+SHORT_STREAM = 512  # positions, up to which blocks gain nothing; see `minidalle bench`
 WHOLE_STREAM = 256  # positions, up to which cutting the stream into pieces gains nothing on the CPU
 # Streams, up to which decoding copies the keys that it sees into one place, for one fused call: a tenth to a
 # fifth faster on two cores. At 8 it depends on the stream's length; a GPU was not measured.
 FEW_STREAMS = 4
+ONE_DNN = RLock()  # its switch is the whole process's: threads that decode take turns, a step each
 
 
 @contextmanager
@@ -61,16 +63,19 @@ def decoding(device: torch.device) -> Iterator[None]:
     """While a transformer appends one position to each stream: on the CPU and in float32, no oneDNN.
 
     oneDNN prepares every call anew, which costs more than it saves where a call multiplies few rows: a GELU
-    of one row takes 50 µs with it and 2 without. One picture takes an eighth less time, 64 at once as long
-    as before. In 16 bit, under autocast, nothing else is fast, so it stays.
+    of one row takes 50 µs with it and 2 without. One picture takes an eighth less time without, 64 at once as
+    long as with it. In 16 bit, under autocast, nothing else is fast, so it stays.
     """
-    one_dnn = torch.backends.mkldnn
-    before = one_dnn.enabled
-    one_dnn.enabled = before and (device.type != "cpu" or torch.is_autocast_enabled("cpu"))
-    try:
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         yield
-    finally:
-        one_dnn.enabled = before
+        return
+    one_dnn = torch.backends.mkldnn
+    with ONE_DNN:
+        before, one_dnn.enabled = one_dnn.enabled, False
+        try:
+            yield
+        finally:
+            one_dnn.enabled = before
 
 
 def choose_attention(device: torch.device, length: int) -> tuple[str, str]:
@@ -85,5 +90,5 @@ def choose_attention(device: torch.device, length: int) -> tuple[str, str]:
     if device.type == "cuda":
         return "fused", f"{length} positions: one fused kernel, which keeps no scores"
     if device.type == "cpu" and length > WHOLE_STREAM:
-        return "pieces", f"{length} positions: pieces of the stream that nobody sees are skipped"
+        return "pieces", f"{length} positions: what the mask forbids in whole pieces is skipped"
     return "dense", f"{length} positions: one large product beats fetching the keys of blocks"

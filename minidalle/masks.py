@@ -110,11 +110,11 @@ def stream_pieces(kind: str, prefix: int, h: int, w: int, kernel: int) -> Pieces
     """The mask of the stream as pieces, for attention that leaves out whole pieces of the mask."""
     mask = stream_mask(kind, prefix, h, w, kernel)
     stream = torch.arange(len(mask))
-    pieces = [*stream[:prefix].split(PIECE), *stream[prefix:].split(PIECE)]
-    rows = [[mask[i][:, j] for j in pieces] for i in pieces]
+    sizes = [len(x) for part in (stream[:prefix], stream[prefix:]) for x in part.split(PIECE)]
+    rows = [band.split(sizes, 1) for band in mask.split(sizes)]
     seen = [[n for n, part in enumerate(row) if part.any()] for row in rows]
     allowed = [torch.cat([row[n] for n in ns], 1) for row, ns in zip(rows, seen, strict=True)]
-    return Pieces([len(piece) for piece in pieces], seen, allowed)
+    return Pieces(sizes, seen, allowed)
 
 
 # --------------------------------------------------------------------------------------------- blocks

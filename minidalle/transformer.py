@@ -53,8 +53,10 @@ def attend_fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) ->
 
 
 def attend_pieces(q: Tensor, k: Tensor, v: Tensor, pieces: Pieces) -> Tensor:
-    """The same, a piece of the stream after another: q, k and v (B, H, P + N, d_head). The queries of a piece
-    meet the pieces that one of them sees, and what fits into the processor's cache stays there."""
+    """The same, piece after piece of the stream: q, k and v (B, H, P + N, d_head) → (B, H, P + N, d_head).
+
+    The g queries of a piece meet all keys of the pieces that one of them sees, then the mask.
+    """
     queries, keys, values = (x.split(pieces.sizes, 2) for x in (q, k, v))
     out = []
     for mine, seen, allowed in zip(queries, pieces.seen, pieces.allowed, strict=True):

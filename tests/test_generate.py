@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from threading import Event, Thread
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from minidalle.device import decoding
 from minidalle.generate import (
     Sampling,
     choose,
@@ -346,6 +348,25 @@ def test_one_dnn_is_out_of_the_way_while_float32_is_decoded(model, text, monkeyp
         for _ in progress(model, text, torch.Generator()):
             assert one_dnn.enabled == before, "between two rows others compute"
     assert during == [half and before] * 3 and one_dnn.enabled == before
+
+
+def test_two_threads_that_decode_leave_one_dnn_as_it_was():
+    """The second begins while the first is at it and ends after it."""
+    one_dnn, cpu, inside, left = torch.backends.mkldnn, torch.device("cpu"), Event(), Event()
+    before = one_dnn.enabled
+
+    def second():
+        with decoding(cpu):
+            inside.set()
+            left.wait(10)
+
+    other = Thread(target=second)
+    with decoding(cpu):
+        other.start()
+        inside.wait(0.5)  # without turns it is inside now, and has taken "off" for how it was
+    left.set()
+    other.join()
+    assert one_dnn.enabled == before
 
 
 @pytest.mark.parametrize("rows", [0, 1])
