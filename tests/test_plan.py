@@ -11,6 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from minidalle.cluster import (
+    Cluster,
+    Demand,
+    State,
+    arrange,
+    compressed_share,
+    human,
+    powersgd_values,
+    state_of,
+    verdict,
+)
 from minidalle.counts import (
     META,
     Activations,
@@ -23,21 +34,7 @@ from minidalle.counts import (
 )
 from minidalle.dalle import DALLE, DALLEConfig
 from minidalle.dvae import DVAE
-from minidalle.plan import (
-    WIDTH,
-    Cluster,
-    Demand,
-    Plan,
-    State,
-    arrange,
-    compressed_share,
-    human,
-    plan,
-    powersgd_values,
-    state_of,
-    table,
-    verdict,
-)
+from minidalle.plan import WIDTH, Plan, plan, table
 from minidalle.presets import PAPER, PRESETS, preset
 
 GB = 1e9
