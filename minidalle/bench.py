@@ -20,7 +20,7 @@ from .device import autocast, choose_attention, choose_precision
 from .dvae import DVAE
 from .generate import Sampling, choose, generate, uniforms
 from .presets import CI, TINY
-from .transformer import attend, attend_blocks, geometry
+from .transformer import FORMS, attend, attend_blocks, geometry
 
 SECONDS = 1.0  # how long each figure is measured at least
 MATRIX = 1024  # rows and columns of the matrix product that stands for the peak
@@ -33,6 +33,12 @@ SIZES = {
     "1 M": replace(STREAM, D=128),
     "4 M": STREAM,
     "11 M": replace(STREAM, D=384, H=6, L=6),
+}
+# Streams on which the forms of attention are compared, and samples a step; names are text + image tokens.
+STREAMS = {
+    "16 + 64": (STREAM, 32),
+    "80 + 256": (replace(STREAM, T=80, h=16, w=16), 8),
+    "80 + 1024": (replace(STREAM, T=80, h=32, w=32), 2),
 }
 GRIDS = (8, 16, 32, 64)  # rows and columns of the square grids that masks are measured on
 PREFIX, HEADS, HEAD, KERNEL = 18, 4, 32, 11  # of these measurements; 11 is the paper's kernel
@@ -100,15 +106,19 @@ def dvae_speed(preset, device: torch.device) -> list[Figure]:
 # ---------------------------------------------------------------------------------------- training
 
 
-def training_speed(config: DALLEConfig, device: torch.device) -> tuple[float, float]:
+def training_speed(
+    config: DALLEConfig, device: torch.device, batch: int, form: str | None = None
+) -> tuple[float, float]:
     """Samples/s of whole training steps (forward, backward, AdamW), and the GFLOP/s that they mean.
 
+    form: of attention, one of `transformer.FORMS`; None for the one that `choose_attention` takes.
     Counted as usual: 6 FLOPs for every weight of a layer and position. Scores of attention, of which masks
     leave a part, heads and embeddings do not count.
     """
     model = DALLE(config).to(device)
+    model.transformer.form = form
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
-    text, image = random_tokens(config, BATCH, device)
+    text, image = random_tokens(config, batch, device)
 
     def step() -> None:
         with autocast(device):
@@ -117,9 +127,20 @@ def training_speed(config: DALLEConfig, device: torch.device) -> tuple[float, fl
         optimizer.step()
         optimizer.zero_grad()
 
-    rate = BATCH / seconds(step)
+    rate = batch / seconds(step)
     weights = sum(p.numel() for p in model.transformer.layers.parameters() if p.ndim == 2)
     return rate, rate * 6 * weights * model.transformer.config.length / 1e9
+
+
+def form_speeds(device: torch.device) -> list[Figure]:
+    """Training with each form of attention on a short, a middling and a long stream: what
+    `choose_attention` rests on."""
+    figures = []
+    for name, (config, batch) in STREAMS.items():
+        for form in FORMS:
+            rate, _ = training_speed(config, device, batch, form)
+            figures.append(Figure("form of attention", f"{form}, {name}", rate, "samples/s"))
+    return figures
 
 
 def random_tokens(config: DALLEConfig, B: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -221,9 +242,10 @@ def bench(device: torch.device, echo: Callable[[str], object] = print) -> list[F
     for preset in (CI, TINY):
         add(*dvae_speed(preset, device))
     for name, config in SIZES.items():
-        rate, flops = training_speed(config, device)
+        rate, flops = training_speed(config, device, BATCH)
         add(Figure("DALL·E training", f"{name}, batch {BATCH}", rate, "samples/s"))
         add(Figure(f"share of {SHORT[precision]} peak", name, 100 * flops / peaks[precision], "%"))
+    add(*form_speeds(device))
     for batch in BATCHES:
         speed = {cached: sampling_speed(batch, cached, device) for cached in (True, False)}
         add(

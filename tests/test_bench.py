@@ -14,6 +14,7 @@ from minidalle.bench import SHORT
 from minidalle.device import choose_precision
 from minidalle.generate import generate
 from minidalle.masks import stream_blocks
+from minidalle.transformer import FORMS
 
 CPU = torch.device("cpu")
 
@@ -69,6 +70,7 @@ def small(monkeypatch):
         "GRIDS": (3, 4, 5),
         "SIZES": {"1 M": replace(bench.STREAM, D=16, h=2, w=2, L=2)},
         "STREAM": replace(bench.STREAM, D=16, h=2, w=2, L=2),
+        "STREAMS": {"16 + 4": (replace(bench.STREAM, D=16, h=2, w=2, L=2), 2)},
     }.items():
         monkeypatch.setattr(bench, name, value)
 
@@ -92,3 +94,15 @@ def test_every_part_is_measured(small, tmp_path, monkeypatch, capsys):
         assert f"{figure['what']:<22}{figure['setting']}" in out
     kinds = {figure["setting"].split(",")[0] for figure in figures if "memory" in figure["what"]}
     assert kinds == {"full", "row", "column", "convolution"}
+    forms = [f["setting"] for f in figures if f["what"] == "form of attention"]
+    assert forms == [f"{form}, 16 + 4" for form in FORMS]
+
+
+def test_each_form_of_attention_is_measured_by_itself(small, monkeypatch):
+    """In the layers, not in the name alone."""
+    used = []
+    for form, call in FORMS.items():
+        watch = lambda *x, form=form, call=call: (used.append(form), call(*x))[1]  # noqa: E731
+        monkeypatch.setitem(FORMS, form, watch)
+    bench.form_speeds(CPU)
+    assert list(dict.fromkeys(used)) == list(FORMS)
