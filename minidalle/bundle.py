@@ -1,70 +1,47 @@
-"""A trained set on disk: tokenizer, dVAE, DALL·E, CLIP and a model card in one folder.  (Chapters 0 and 14)
+"""A trained set: tokenizer, dVAE, DALL·E and CLIP, which draw a caption.  (Chapters 0 and 14)
 
-    config.json  tokenizer.json  dvae.safetensors  dalle.safetensors  clip.safetensors  README.md (the card)
+    bundle = load("tiny")
+    bundle.draw("a small red circle", n=4).save("circles.png")
 
-CLIP may be missing; then nothing is ranked. The layout is that of a model repository on the Hugging Face hub,
-from which `load` takes a bundle by ``owner/name`` and to which `Bundle.push` uploads one. A folder may also
-hold a dVAE alone (chapter 15).
-Weights are stored in 16 bit and computed with in 32 bit. config.json carries a fingerprint of each part, so
-that parts of different trainings cannot be mixed. Nothing is ever unpickled.
+`bundle_files` says how it lies in a folder.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .clip import CLIP, CLIPConfig
-from .clip import best_of as choose_best
-from .dalle import DALLE, DALLEConfig
-from .data import to_float, to_uint8
-from .device import choose_device
-from .dvae import DVAE, DVAEConfig
-from .files import (
-    compare_mark,
-    fingerprint,
-    half,
-    read_field,
-    read_json,
-    read_tensors,
-    read_text,
-    text_fingerprint,
-    write_atomically,
-    write_json,
-    write_tensors,
+from .bundle_files import (
+    Model,
+    find,
+    read_card,
+    read_clip,
+    read_config,
+    read_model,
+    write_folder,
 )
+from .clip import CLIP
+from .clip import best_of as choose_best
+from .dalle import DALLE
+from .data import Scope, to_float, to_uint8
+from .device import choose_device
+from .dvae import DVAE
+from .files import compare_mark, half, read_text, text_fingerprint
 from .generate import Sampling, generate
-from .hub import download, first_line, is_hub_id, upload
+from .hub import upload
 from .show import Drawing
-from .tokenizer import Tokenizer, shorten
+from .tokenizer import Tokenizer
 
-FORMAT = 1
-BUNDLED = Path(__file__).parent / "weights"
-NAMES = ("config.json", "tokenizer.json", "dvae.safetensors", "dalle.safetensors")
-CLIP_NAME = "clip.safetensors"  # there if config.json says so
-DVAE_NAMES = ("config.json", "dvae.safetensors")
-KINDS = {"dvae": DVAEConfig, "dalle": DALLEConfig, "clip": CLIPConfig}
-Config, Model = DVAEConfig | DALLEConfig | CLIPConfig, DVAE | DALLE | CLIP
-FRONT_MATTER = """---
-library_name: minidalle
-pipeline_tag: text-to-image
-license: cc-by-4.0
-tags:
-- dall-e
-- text-to-image
----
-
-"""  # what the hub reads of a card
 TEMPERATURE, TOP_K = 1.0, None  # the paper's temperature; it then reranks with CLIP (chapter 11)
 
 
 @dataclass
 class Bundle:
     """Everything that turns a caption into a picture. ``name`` is the preset it was trained with, and
-    the data if those are not the world's; ``clip`` is there if the bundle can rank its pictures."""
+    the data if those are not the world's; ``clip`` is there if the bundle can rank its pictures; ``world`` is
+    the part of the world that it learned, None if it learned other pictures."""
 
     name: str
     tokenizer: Tokenizer
@@ -72,6 +49,7 @@ class Bundle:
     dalle: DALLE
     card: str = ""
     clip: CLIP | None = None
+    world: Scope | None = None
 
     def draw(
         self,
@@ -169,14 +147,10 @@ class Bundle:
 
         A card without front matter for the hub gets ours. Raises ValueError for weights beyond 16 bit.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         parts = {part: half(part, model.state_dict()) for part, model in self.models().items()}
-        tokenizer = self.tokenizer.to_json()
-        write_atomically(folder / "tokenizer.json", lambda f: f.write(tokenizer.encode()))
         sizes = {part: asdict(model.config) for part, model in self.models().items()}
-        marks = {"tokenizer": text_fingerprint(tokenizer)}
-        return _write(folder, self.name, sizes, parts, marks, self.card)
+        tokenizer = self.tokenizer.to_json()
+        return write_folder(Path(folder), self.name, sizes, parts, self.card, tokenizer, self.world)
 
     def push(self, repo_id: str, private: bool = False) -> str:
         """Upload the bundle to the Hugging Face hub as ``owner/name``, made if needed; returns its address.
@@ -195,7 +169,7 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     """
     folder = find(model)
     file = folder / "config.json"
-    config = _read_config(file, ("tokenizer", "dvae", "dalle"), ("clip",))
+    config = read_config(file, ("tokenizer", "dvae", "dalle"), ("clip",))
     marks = config["fingerprints"]
     # Of the file's text: another release of the library may write the same merges another way.
     compare_mark(
@@ -204,8 +178,8 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
     tokenizer = Tokenizer.load(folder / "tokenizer.json", config["dalle"].T)
     if (V := config["dalle"].V) != tokenizer.V:
         raise ValueError(f"{file}: the tokenizer has {tokenizer.V} tokens, field dalle.V says {V}")
-    dvae = _read_model(DVAE, config["dvae"], folder / "dvae.safetensors", marks)
-    dalle = _read_model(DALLE, config["dalle"], folder / "dalle.safetensors", marks)
+    dvae = read_model(DVAE, config["dvae"], folder / "dvae.safetensors", marks)
+    dalle = read_model(DALLE, config["dalle"], folder / "dalle.safetensors", marks)
     if (K := dvae.config.K) != dalle.config.K:
         raise ValueError(f"{file}: field dvae.K says {K} codes, dalle.K {dalle.config.K}")
     if ((grid := dvae.config.grid),) * 2 != (dalle.config.h, dalle.config.w):
@@ -213,161 +187,8 @@ def load(model: str | Path = "tiny", device: str | torch.device | None = None) -
         raise ValueError(
             f"{file}: field dvae.size gives {grid}×{grid} tokens, dalle.h and dalle.w {h}×{w}"
         )
-    clip = _read_clip(folder, config, marks) if "clip" in config else None
+    clip = read_clip(folder, config, marks) if "clip" in config else None
     compare_mark(file, config["mark"], marks)
-    card = _read_card(folder / "README.md")
-    return Bundle(config["name"], tokenizer, dvae, dalle, card, clip).to(device or choose_device())
-
-
-def load_dvae(model: str | Path, device: str | torch.device | None = None) -> DVAE:
-    """The dVAE of a bundle, or one that has a folder to itself. Arguments and errors as of `load`."""
-    folder = find(model, DVAE_NAMES)
-    config = _read_config(folder / "config.json", ("dvae",))
-    marks = config["fingerprints"]
-    dvae = _read_model(DVAE, config["dvae"], folder / "dvae.safetensors", marks)
-    compare_mark(folder / "config.json", config["mark"], marks)
-    return dvae.to(device or choose_device())
-
-
-def save_dvae(dvae: DVAE, folder: str | Path, name: str, card: str) -> Path:
-    """Write a dVAE alone, in 32 bit, for `load_dvae`; config.json comes last."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in dvae.state_dict().items()}
-    return _write(folder, name, {"dvae": asdict(dvae.config)}, {"dvae": tensors}, {}, card)
-
-
-def find(model: str | Path, names: Sequence[str] = NAMES) -> Path:
-    """The folder of a bundled model's name (a plain string), the folder itself, or a download of
-    ``owner/name[@revision]`` from the hub, which is asked only if there is no such folder.
-
-    Raises FileNotFoundError if there is no such model or one of its files is missing.
-    """
-    bundled = {each.name for each in BUNDLED.glob("*/")}  # never equal to "./tiny" or Path("tiny")
-    folder = BUNDLED / model if model in bundled else Path(model)
-    if folder.is_dir():
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
-        return folder
-    if is_hub_id(model):
-        return find(download(model, (*NAMES, CLIP_NAME, "README.md")), names)
-    known = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/dalle.safetensors")))
-    raise FileNotFoundError(
-        f"there is no model {str(model)!r}; bundled: {known or 'none'}; else give a folder "
-        "or OWNER/NAME on the Hugging Face hub"
-    )
-
-
-# ------------------------------------------------------------------------------------------- writing
-
-
-def _write(
-    folder: Path,
-    name: str,
-    sizes: dict[str, dict],
-    parts: dict[str, dict[str, torch.Tensor]],
-    marks: dict[str, str],
-    card: str,
-) -> Path:
-    for part, tensors in parts.items():
-        write_tensors(folder / f"{part}.safetensors", tensors)
-    write_card(folder, card)
-    marks = {
-        "config": text_fingerprint(json.dumps(sizes)),
-        **marks,
-        **{part: fingerprint(tensors) for part, tensors in parts.items()},
-    }
-    config = {"format": FORMAT, "name": name, **sizes, "fingerprints": marks}
-    write_json(folder / "config.json", config)
-    return folder
-
-
-def write_card(folder: Path, card: str) -> None:
-    """Write a model card, README.md, with our front matter for the hub if it has none of its own."""
-    text = card if card.startswith("---\n") else FRONT_MATTER + card
-    write_atomically(folder / "README.md", lambda file: file.write(text.encode()))
-
-
-# ------------------------------------------------------------------------------------------- reading
-
-
-def _read_card(path: Path) -> str:
-    return read_text(path).removeprefix(FRONT_MATTER) if path.is_file() else ""
-
-
-def _read_config(path: Path, parts: Sequence[str], optional: Sequence[str] = ()) -> dict:
-    config = read_json(path, FORMAT)
-    read = {"name": read_field(path, config, "name", str)}
-    # One fingerprint covers the sizes of every model of the file, also of those that are not asked for.
-    read["mark"] = text_fingerprint(json.dumps({k: config[k] for k in KINDS if k in config}))
-    parts = (*parts, *(part for part in optional if part in config))
-    for part in KINDS.keys() & set(parts):
-        read[part] = _read_sizes(path, part, read_field(path, config, part, dict))
-    marks = read_field(path, config, "fingerprints", dict)
-    read["fingerprints"] = {
-        part: read_field(path, marks, part, str, "fingerprints.") for part in ("config", *parts)
-    }
-    return read
-
-
-def _read_sizes(path: Path, part: str, content: dict) -> Config:
-    kind = KINDS[part]
-    unknown = set(content) - {field.name for field in fields(kind)}
-    if unknown:
-        raise ValueError(f"{path}: unknown field {part}.{shorten(min(unknown))}")
-    values = {
-        field.name: read_field(path, content, field.name, type(field.default), f"{part}.")
-        for field in fields(kind)
-    }
-    try:
-        return kind(**values)
-    except ValueError as error:  # sizes that contradict each other
-        raise ValueError(f"{path}: field {part}: {shorten(str(error), 200)}") from error
-
-
-def _read_model(kind: type[Model], config: Config, path: Path, marks: dict[str, str]) -> Model:
-    tensors = read_tensors(path, marks)
-    _check_shapes(kind, config, path, tensors)
-    model = kind(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    return model.eval()
-
-
-def _read_clip(folder: Path, config: dict, marks: dict[str, str]) -> CLIP:
-    """CLIP, which must read the captions and see the pictures of the other parts."""
-    if not (path := folder / CLIP_NAME).is_file():
-        raise FileNotFoundError(f"{folder} is no complete model: {CLIP_NAME} is missing")
-    c, dalle = config["clip"], config["dalle"]
-    theirs = {"V": dalle.V, "T": dalle.T, "size": config["dvae"].size}
-    for name, value in theirs.items():
-        if (ours := getattr(c, name)) != value:
-            raise ValueError(
-                f"{folder / 'config.json'}: field clip.{name} is {ours}, the other parts have {value}"
-            )
-    return _read_model(CLIP, c, path, marks)
-
-
-def _check_shapes(
-    kind: type[Model], config: Config, path: Path, tensors: dict[str, torch.Tensor]
-) -> None:
-    """Compare with a model that has shapes only, so that no size in config.json fills the memory."""
-    layers = config.groups * config.blocks if isinstance(config, DVAEConfig) else config.L
-    problem = f"{len(tensors)} tensors for {layers} layers or blocks"
-    if layers <= len(tensors):
-        try:
-            with torch.device("meta"):
-                shapes = {name: tuple(t.shape) for name, t in kind(config).state_dict().items()}
-        except (ValueError, RuntimeError, OverflowError, TypeError) as error:
-            file = path.parent / "config.json"
-            reason = shorten(first_line(error), 200)
-            raise ValueError(f"{file}: field {path.stem}: {reason}") from error
-        found = {name: tuple(t.shape) for name, t in tensors.items()}
-        wrong = {name for name, _ in shapes.items() ^ found.items()}
-        if not wrong:
-            return
-        name = min(wrong)
-        problem = (
-            f"{shorten(name)} is {found.get(name, 'missing')}, not {shapes.get(name, 'there')}"
-        )
-    raise ValueError(f"{path} does not fit config.json: {problem}")
+    card = read_card(folder / "README.md")
+    bundle = Bundle(config["name"], tokenizer, dvae, dalle, card, clip, config["world"])
+    return bundle.to(device or choose_device())

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from .bundle import TEMPERATURE, TOP_K, Bundle
 from .clip import best_of
-from .data import to_float
+from .data import Scope, to_float
 from .device import autocast
 from .examiner import fresh
 from .generate import Sampling, generate
-from .presets import Preset
 from .world import FAMILIES, Scene
 
 BATCH = 256  # pictures at a time; see `minidalle bench`
@@ -74,10 +73,10 @@ class Clock:
 
 
 def ask(
-    trained_on: Preset, family: str, split: str, n: int, seed: int
+    learned: Scope, family: str, split: str, n: int, seed: int
 ) -> tuple[list[Scene], list[str]]:
     """The first n scenes of a family and split that no examiner learned from, and a caption for each."""
-    scenes, captions = zip(*fresh(family, split, n, seed, trained_on.where), strict=True)
+    scenes, captions = zip(*fresh(family, split, n, seed, learned.where), strict=True)
     return list(scenes), list(captions)
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from .bundle import FRONT_MATTER, Bundle
+from .bundle import Bundle
+from .bundle_files import FRONT_MATTER
 from .data import Source
 from .device import choose_precision
+from .presets import PRESETS
 
 
 def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
@@ -31,8 +33,13 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
     # The hub shows the front matter's licence; ours stands there where none is given.
     front = "" if ours else FRONT_MATTER.replace("cc-by-4.0", "other")
-    pictures = "the training split of `minidalle.world`, drawn on the fly, and nothing else"
-    if not ours:
+    options = f"--data {data.label} --preset {preset}"
+    if bundle.world:
+        families = ", ".join(bundle.world.families)
+        if preset in PRESETS and bundle.world.families != PRESETS[preset].families:
+            options += "".join(f" --family {name}" for name in bundle.world.families)
+        pictures = f"the training split of `minidalle.world` ({families}), drawn on the fly, and nothing else"
+    else:
         pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
     return front + "\n".join(
         [
@@ -42,7 +49,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
             "## Provenance",
             "",
-            f"- command: `minidalle train --data {data.label} --preset {preset} --seed {seed} --out …`",
+            f"- command: `minidalle train {options} --seed {seed} --out …`",
             f"- commit: {', then '.join(commits)}",
             f"- machine: {machine(bundle.device)}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",

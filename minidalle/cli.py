@@ -89,6 +89,13 @@ def train(
         str,
         typer.Option(help="world, emoji, folder:PATH, webdataset:PATTERN or hub:NAME."),
     ] = "world",
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A family of the world to learn; give it several times for several.",
+            show_default="the preset's",
+        ),
+    ] = None,
     filter: Annotated[
         bool | None,
         typer.Option(
@@ -117,6 +124,8 @@ def train(
 
     Example:  minidalle train --preset ci --out runs/ci
 
+    Example:  minidalle train --preset world --family creatures --family time --out runs/ours
+
     Example:  minidalle train --data folder:pictures --preset small --out runs/mine
 
     On several GPUs:  accelerate launch --multi_gpu -m minidalle train --preset small --out runs/small
@@ -124,7 +133,12 @@ def train(
     from .presets import preset as named
     from .train import train as run
 
-    run(named(preset), out, seed, data, filter, powersgd, workers)
+    chosen = named(preset)
+    if family and data != "world":
+        raise ValueError(f"--family chooses from the world; --data {data} has no families")
+    if family:
+        chosen = chosen.of_families(family)
+    run(chosen, out, seed, data, filter, powersgd, workers)
     if os.environ.get("RANK", "0") == "0":  # the first process of several, or the only one
         typer.echo(f"model, log and samples.png in {out.resolve()}")
 
@@ -157,7 +171,8 @@ def examine(
 
     Example:  minidalle examine --model runs/ci --json scores.json
     """
-    from .bundle import find, load, write_card
+    from .bundle import load
+    from .bundle_files import find, write_card
     from .examine import scoreboard
     from .files import write_json
     from .scorecard import section, with_scores
@@ -306,9 +321,10 @@ def plan(
 
     Example:  minidalle plan --preset paper --devices 1024 --memory 16
     """
+    from .cluster import Cluster
     from .files import write_json
-    from .plan import Cluster, table
     from .plan import plan as count
+    from .plan import table
     from .presets import preset as named
 
     chosen = named(preset)
@@ -394,7 +410,7 @@ def reconstruct(
 
     Example:  minidalle reconstruct cat.jpg dog.jpg --model openai-dvae
     """
-    from .bundle import load_dvae
+    from .bundle_files import load_dvae
     from .files import write_atomically
     from .openai_dvae import open_picture
     from .openai_dvae import reconstruct as run

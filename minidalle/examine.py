@@ -18,12 +18,11 @@ from torch import Tensor
 from .bundle import Bundle
 from .candidates import BATCH, Candidates, Clock, ask, decode, draw_candidates, encode, noise, paint
 from .card import machine
-from .data import World
+from .data import Scope, World
 from .device import choose_precision
 from .dvae import code_usage
 from .examiner import EXAMINER_SEED, Examiner, load_examiner, train_examiner
 from .image_prompts import FAMILY, examine_prompts
-from .presets import PRESETS, Preset
 from .scores import (
     Share,
     blur,
@@ -35,6 +34,7 @@ from .scores import (
     pooled,
     wilson,
 )
+from .world import FAMILIES
 
 FORMAT = 1  # of the JSON
 SPLITS = ("test", "zero-shot")
@@ -55,27 +55,35 @@ NO_FAMILY = f"this model knows no family “{FAMILY}”: no image prompts"
 Echo = Callable[[str], object]
 
 
-def find_examiner(trained_on: Preset, echo: Echo = print, steps: int = STEPS) -> Examiner:
-    """The examiner of a preset's pictures: the one that comes with the package, or for pictures of another
-    size one that is trained on the spot."""
-    size = trained_on.dvae.size
+def find_examiner(learned: Scope, size: int, echo: Echo = print, steps: int = STEPS) -> Examiner:
+    """The examiner of a model's pictures: the one that comes with the package, or, for pictures of another
+    size and for families that it does not know, one that is trained on the spot."""
+    reason = f"reads {SHIPPED} pixels, these pictures have {size}"
     if size == SHIPPED:
-        return load_examiner(size)
-    echo(
-        f"the examiner that comes along reads {SHIPPED} pixels: training one for {size}, {steps} steps"
-    )
-    data = World(trained_on.families, size, "train", EXAMINER_SEED, trained_on.where)
+        shipped = load_examiner(size)
+        unknown = sorted(set(learned.families) - set(shipped.families))
+        if not unknown:
+            return shipped
+        reason = f"does not know {', '.join(unknown)}"
+    echo(f"the examiner that comes along {reason}: training one, {steps} steps")
+    data = World(learned.families, size, "train", EXAMINER_SEED, learned.where)
     return train_examiner(data, steps)
 
 
-def preset_of(bundle: Bundle) -> Preset:
-    """What a model of the world was trained with. Raises ValueError for a model of other pictures."""
-    if bundle.name not in PRESETS:
+def scope_of(bundle: Bundle) -> Scope:
+    """The part of the world that a model learned. Raises ValueError for a model of other pictures, and for
+    families that are not known here."""
+    if bundle.world is None:
         raise ValueError(
             f"the model {bundle.name!r} was not trained on the world, whose facts the examiner reads; "
             "only models of the world can be scored or shown in a gallery"
         )
-    return PRESETS[bundle.name]
+    if unknown := sorted(set(bundle.world.families) - set(FAMILIES)):
+        raise ValueError(
+            f"the model {bundle.name!r} learned families that are not in this package's world: "
+            f"{', '.join(unknown)}; add their files to minidalle/world"
+        )
+    return bundle.world
 
 
 def scoreboard(
@@ -94,13 +102,13 @@ def scoreboard(
     """
     if n < 2 or curve < 0:
         raise ValueError(f"--n must be at least 2, not {n}; --curve at least 0, not {curve}")
-    trained_on, clock = preset_of(bundle), Clock()
-    judge = examiner or find_examiner(trained_on, echo)
+    learned, clock = scope_of(bundle), Clock()
+    judge = examiner or find_examiner(learned, bundle.dvae.config.size, echo)
     sets = {split: Sets(judge) for split in SPLITS}
     families: dict[str, dict] = {}
-    for name in trained_on.families:
+    for name in learned.families:
         families[name] = {
-            split: examine_family(bundle, sets[split], trained_on, name, split, n, seed, clock)
+            split: examine_family(bundle, sets[split], learned, name, split, n, seed, clock)
             for split in SPLITS
         }
         echo(describe(name, families[name]))
@@ -115,14 +123,14 @@ def scoreboard(
         "diversity": {split: each.diversity(bundle.dvae.config.K) for split, each in sets.items()},
     }
     missing = []
-    if FAMILY in trained_on.families:
-        board["image prompts"] = examine_prompts(bundle, judge, trained_on, n, seed)
+    if FAMILY in learned.families:
+        board["image prompts"] = examine_prompts(bundle, judge, learned, n, seed)
     else:
         missing.append(NO_FAMILY)
     if bundle.clip is None:
         missing.append(NO_CLIP)
     elif curve:
-        board["curve"] = best_of_curve(bundle, judge, trained_on, curve, seed, clock)
+        board["curve"] = best_of_curve(bundle, judge, learned, curve, seed, clock)
     echo(str(clock))
     return plain({**board, "left out": missing})
 
@@ -145,7 +153,7 @@ def settings(bundle: Bundle, n: int, seed: int, curve: int) -> dict[str, object]
 def examine_family(
     bundle: Bundle,
     sets: "Sets",
-    trained_on: Preset,
+    learned: Scope,
     family: str,
     split: str,
     n: int,
@@ -153,8 +161,8 @@ def examine_family(
     clock: Clock,
 ) -> dict[str, Share | float]:
     """One half of a row: the shares of right pictures for n captions of a family and split."""
-    size = trained_on.dvae.size
-    asked, captions = ask(trained_on, family, split, max(2 * n, CHANCE_SCENES), seed)
+    size = bundle.dvae.config.size
+    asked, captions = ask(learned, family, split, max(2 * n, CHANCE_SCENES), seed)
     scenes, captions = asked[:n], captions[:n]
     true = paint(scenes, size)
     true_tokens = encode(bundle, true)
@@ -237,7 +245,7 @@ class Sets:
 
 
 def best_of_curve(
-    bundle: Bundle, examiner: Examiner, trained_on: Preset, n: int, seed: int, clock: Clock
+    bundle: Bundle, examiner: Examiner, learned: Scope, n: int, seed: int, clock: Clock
 ) -> dict[str, object]:
     """Shares of right pictures when CLIP chooses among N = 1, 2, 4 … 128 (paper, figures 6 and 9c).
 
@@ -245,11 +253,11 @@ def best_of_curve(
     Wilson's as if each caption had given a single yes or no, so rather too wide than too narrow.
     """
     sizes = [2**k for k in range(POOL.bit_length())]
-    found: dict[str, object] = {"N": sizes, "captions": n * len(trained_on.families)}
+    found: dict[str, object] = {"N": sizes, "captions": n * len(learned.families)}
     for split in SPLITS:
         shares = []
-        for family in trained_on.families:
-            scenes, captions = ask(trained_on, family, split, n, seed)
+        for family in learned.families:
+            scenes, captions = ask(learned, family, split, n, seed)
             generator = noise(seed, "curve", family, split)
             drawn = draw_candidates(bundle, captions, POOL, generator, clock)
             facts = [scene for scene in scenes for _ in range(POOL)]

@@ -14,11 +14,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .bundle import Bundle, find
+from .bundle import Bundle
+from .bundle_files import find
 from .candidates import Candidates, Clock, ask, decode, draw_candidates, encode, noise, paint
 from .card import commit
 from .data import to_uint8
-from .examine import BEST, CANDIDATES, SPLITS, find_examiner, preset_of
+from .examine import BEST, CANDIDATES, SPLITS, find_examiner, scope_of
 from .examiner import Examiner
 from .files import write_atomically
 from .show import INK, PAPER, enlarge, font
@@ -104,9 +105,8 @@ def rows(
     bundle: Bundle, examiner: Examiner, family: str, split: str, n: int, seed: int
 ) -> list[Row]:
     """The first n captions of a family and split, drawn and judged."""
-    trained_on = preset_of(bundle)
-    scenes, captions = ask(trained_on, family, split, n, seed)
-    true = paint(scenes, trained_on.dvae.size)
+    scenes, captions = ask(scope_of(bundle), family, split, n, seed)
+    true = paint(scenes, bundle.dvae.config.size)
     many = CANDIDATES if bundle.clip else SAMPLES
     drawn = draw_candidates(bundle, captions, many, noise(seed, family, split), Clock())
     sets = columns(true, decode(bundle, encode(bundle, true)), drawn)
@@ -147,11 +147,11 @@ def gallery(
     """
     if n < 1:
         raise ValueError(f"--n must be at least 1, not {n}")
-    trained_on = preset_of(bundle)
+    learned = scope_of(bundle)
     out.mkdir(parents=True, exist_ok=True)
-    judge = examiner or find_examiner(trained_on, echo)
+    judge = examiner or find_examiner(learned, bundle.dvae.config.size, echo)
     body, every = [], []
-    for family in trained_on.families:
+    for family in learned.families:
         body.append(f"## {family}")
         for split in SPLITS:
             body.append(f"### {WORDS[split]}")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .bundle import Bundle
 from .candidates import ask, decode, draw_tokens, encode, noise, paint
+from .data import Scope
 from .examiner import Examiner
-from .presets import Preset
 from .scores import Share
 from .world import FAMILIES, Scene
 
@@ -21,14 +21,14 @@ ANOTHER = "another change"
 
 
 def examine_prompts(
-    bundle: Bundle, examiner: Examiner, trained_on: Preset, n: int, seed: int
+    bundle: Bundle, examiner: Examiner, learned: Scope, n: int, seed: int
 ) -> dict[str, dict[str, Share]]:
     """Shares of right lower halves by split, and the control: the same upper halves under captions that ask
     for another change, judged by these captions and, to be wrong, by the first ones."""
     rows = {}
     for split in ("test", "zero-shot"):
-        scenes, captions = ask(trained_on, FAMILY, split, n, seed)
-        true = paint(scenes, trained_on.dvae.size)
+        scenes, captions = ask(learned, FAMILY, split, n, seed)
+        true = paint(scenes, bundle.dvae.config.size)
         tokens = encode(bundle, true)
 
         def judged(pictures: Tensor, facts: Sequence[Scene]) -> Share:

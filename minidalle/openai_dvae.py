@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .bundle import save_dvae
+from .bundle_files import save_dvae
 from .data import to_float, to_uint8
 from .dvae import DVAE, DVAEConfig
 from .tokenizer import shorten
@@ -129,7 +129,7 @@ def read_official(encoder: str | Path, decoder: str | Path) -> DVAE:
 
 
 def convert(encoder: str | Path, decoder: str | Path, out: str | Path) -> Path:
-    """Write the published files once more, as a folder for `bundle.load_dvae`; returns it.
+    """Write the published files once more, as a folder for `bundle_files.load_dvae`; returns it.
 
     Raises FileExistsError for a folder that holds a model, and what `read_official` raises.
     """

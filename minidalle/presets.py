@@ -15,13 +15,14 @@ The numbers of `ci`, `two`, `tiny` and `world` are ours, found by trying; the do
 paper's.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from .clip import CLIPConfig
 from .dalle import DALLEConfig
 from .dvae import DVAEConfig
 from .tokenizer import DROPOUT
-from .world import FAMILIES
+from .world import FAMILIES, family
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,8 @@ class CLIPTraining(Training):
     pairs, batch 32,768, AdamW (0.9, 0.98), decay 0.2, half a cosine after 2000 steps).
 
     The learning rates rise for ``warmup`` steps and fall along half a cosine to a hundredth. muon_lr: as in
-    `DALLETraining`. families: of the world in one batch (`FewFamilies`), so that most negatives are near.
+    `DALLETraining`. families: of the world in one batch (`FewFamilies`), so that most negatives are near;
+    fewer where the source has fewer or the batch does not divide into so many.
     decoded: share of steps whose pictures are the dVAE's, as all are that CLIP will rank.
     """
 
@@ -119,6 +121,17 @@ class Preset:
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)
     clip: CLIPConfig | None = None
     clip_training: CLIPTraining | None = None
+
+    def of_families(self, names: Sequence[str]) -> "Preset":
+        """The same recipe for other families of the world, with those of its limits that concern them.
+
+        Raises ValueError for unknown families and repeated ones.
+        """
+        if len(set(names)) < len(names):
+            raise ValueError(f"a family is given twice: {', '.join(names)}")
+        slots = {slot for name in names for slot in family(name).slots}
+        where = {slot: values for slot, values in self.where.items() if slot in slots}
+        return replace(self, families=tuple(names), where=where)
 
 
 CI = Preset(

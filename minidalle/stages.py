@@ -214,7 +214,8 @@ def clip_stage(
     Negatives are the other examples that a process computes at once.
     """
     reading, families = Reading(source), count_families(source)
-    order = FewFamilies(len(tokens), seed, t.batch, families, min(t.families, families))
+    parts = [n for n in range(1, min(t.families, families) + 1) if t.batch % n == 0]
+    order = FewFamilies(len(tokens), seed, t.batch, families, parts[-1])
 
     def load(positions: range, share: Portion) -> tuple[Tensor, Tensor]:
         rows, step = order(positions[share.mine]), positions.start // t.batch

@@ -27,7 +27,7 @@ from .bundle import Bundle
 from .card import commit, run_card
 from .clip import CLIP
 from .dalle import DALLE
-from .data import Source, source, to_float
+from .data import Scope, Source, source, to_float
 from .device import describe
 from .dvae import DVAE
 from .files import write_atomically, write_json
@@ -162,10 +162,11 @@ def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bun
     # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
     for model in filter(None, (dvae, dalle, clip)):
         model.half().float()
-    # A model of other pictures says so in its name: `examine` scores models of the world alone.
+    # A model of other pictures says so in its name; `examine` scores models of the world alone.
     ours = learned.label == "world"
     name = preset.name if ours else f"{preset.name} · {learned.label}"
-    bundle = Bundle(name, tokenizer, dvae, dalle, clip=clip)
+    part = Scope(preset.families, preset.where) if ours else None
+    bundle = Bundle(name, tokenizer, dvae, dalle, clip=clip, world=part)
     if acc.is_main_process:
         bundle.card = run_card(bundle, run.out, seed, learned)
         bundle.draw(asked, seed=seed).save(run.out / "samples.png")

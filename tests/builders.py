@@ -6,7 +6,7 @@ from torch import nn
 from minidalle.bundle import Bundle
 from minidalle.clip import CLIP, CLIPConfig
 from minidalle.dalle import DALLE, DALLEConfig
-from minidalle.data import World
+from minidalle.data import Scope, World
 from minidalle.dvae import DVAE, DVAEConfig
 from minidalle.presets import CI
 from minidalle.tokenizer import Tokenizer
@@ -63,8 +63,16 @@ def tiny_bundle(seed: int = 0) -> Bundle:
     return Bundle("tiny-test", tokenizer, dvae, dalle, "# a card", clip)
 
 
-def world_bundle() -> Bundle:
+def learned(bundle: Bundle, *families: str, **where: tuple[str, ...]) -> Bundle:
+    """The bundle, said to have learned a part of the world."""
+    bundle.world = Scope(families, where)
+    return bundle
+
+
+def world_bundle(families=CI.families, where=CI.where, T=12) -> Bundle:
     """An untrained bundle in the shape of the preset ci, which can be examined."""
-    tokenizer = Tokenizer.train(World(CI.families, 24, where=CI.where).captions(200), V=300, T=12)
-    dalle = tiny_dalle(tokenizer.V, 12, CI.dvae.K, 6, 6)
-    return Bundle("ci", tokenizer, DVAE(CI.dvae).eval(), dalle, "# a card")
+    captions = World(families, 24, where=where).captions(200)
+    tokenizer = Tokenizer.train(captions, V=300, T=T)
+    dalle = tiny_dalle(tokenizer.V, T, CI.dvae.K, 6, 6)
+    bundle = Bundle("ci", tokenizer, DVAE(CI.dvae).eval(), dalle, "# a card")
+    return learned(bundle, *families, **where)

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from builders import tiny_bundle
+from builders import learned, tiny_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import minidalle.bundle as room
+import minidalle.bundle_files as room
 from minidalle import files
-from minidalle.bundle import CLIP_NAME, FRONT_MATTER, KINDS, NAMES, Bundle, load, load_dvae
+from minidalle.bundle import Bundle, load
+from minidalle.bundle_files import CLIP_NAME, FRONT_MATTER, KINDS, NAMES, load_dvae
 from minidalle.clip import CLIPConfig, best_of
+from minidalle.data import Scope
 from minidalle.files import fingerprint, text_fingerprint
 from minidalle.presets import preset
 
@@ -29,7 +31,8 @@ PARTS = tuple(KINDS)  # dvae, dalle, clip
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     """A bundle on disk, which no test may change."""
-    return tiny_bundle().save(tmp_path_factory.mktemp("bundle") / "new" / "folder")
+    bundle = learned(tiny_bundle(), "attributes", "time", count=("one", "two"))
+    return bundle.save(tmp_path_factory.mktemp("bundle") / "new" / "folder")
 
 
 @pytest.fixture
@@ -221,6 +224,7 @@ def test_bundled_weights_are_of_their_recipe(name):
             {"V": config[part]["V"]} if "V" in config[part] else {}
         )  # may be fewer than asked for
         assert config[part] == {**asdict(sizes), **learned}
+    assert load(name, "cpu").world == Scope(recipe.families, recipe.where)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
     trained = {
@@ -378,7 +382,8 @@ def same_as(one: Bundle, two: Bundle) -> bool:
         for b in (one, two)
     ]
     return (
-        [m.config for m in one.models().values()] == [m.config for m in two.models().values()]
+        one.world == two.world
+        and [m.config for m in one.models().values()] == [m.config for m in two.models().values()]
         and one.tokenizer.to_json() == two.tokenizer.to_json()
         and states[0].keys() == states[1].keys()
         and all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -463,6 +468,7 @@ OTHER_VALUES = [
 ]
 CONFIG = fields(json.loads((room.BUNDLED / "tiny" / "config.json").read_text()))
 CONFIG += fields({"clip": asdict(CLIPConfig()), "fingerprints": {"clip": ""}})
+CONFIG += fields({"world": {"families": [], "where": {"count": []}}})
 CONFIG = list(dict.fromkeys(CONFIG))  # the bundled model may have one, too
 
 
@@ -492,7 +498,18 @@ def test_every_other_value_of_every_field_is_named_or_does_no_harm(saved, folder
             assert any(words in message for words in named), message
             assert len(message) < 900
         else:
-            assert path == ("name",) or not sealed or same_as(loaded, load(saved, "cpu"))
+            harmless = path == ("name",) or path[0] == "world"
+            assert harmless or not sealed or same_as(loaded, load(saved, "cpu"))
+
+
+def test_the_part_of_the_world_is_kept(saved, folder):
+    """Families and allowed values come back; a model of other pictures has none, and one of a world that
+    is not known here still draws."""
+    assert load(saved, "cpu").world == Scope(("attributes", "time"), {"count": ("one", "two")})
+    edit(folder / "config.json", lambda c: c["world"].update(families=["dots"]))
+    assert load(folder, "cpu").world.families == ("dots",)
+    edit(folder / "config.json", lambda c: c.pop("world"))
+    assert load(folder, "cpu").world is None
 
 
 def test_harmless_changes_load(folder):

@@ -150,6 +150,11 @@ BAD = {
     "seed": (["draw", "a", "--seed", str(2**64), "--model", MODEL], "(?i)seed"),
     "no text": (["draw", "a\udcffb", "--model", MODEL], "must be Unicode text"),
     "train into a file": (["train", "--out", "file"], "file"),
+    "families of a folder": (
+        ["train", "--out", "a", "--data", "folder:x", "--family", "time"],
+        "--data folder:x has no families",
+    ),
+    "a family nobody draws": (["train", "--out", "a", "--family", "cats"], "'cats'.*attributes"),
     "unknown family": (["world", "--family", "cats"], "'cats'.*attributes"),
     "unknown split": (["world", "--split", "exam"], "'exam'.*zero-shot"),
     "unknown size": (["world", "--size", "65"], "not at 65"),

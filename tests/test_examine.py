@@ -5,13 +5,25 @@ import re
 
 import pytest
 import torch
-from builders import world_bundle
+from builders import learned, tiny_bundle, world_bundle
 
 import minidalle.candidates as room
 from minidalle import examine, scorecard
 from minidalle.candidates import Candidates, Clock, ask, draw_candidates, draw_tokens, noise, paint
+from minidalle.data import Scope
 from minidalle.dvae import psnr
-from minidalle.examine import BEST, CEILING, OTHERS, SAMPLE, SHUFFLED, SPLITS, TRUE, scoreboard
+from minidalle.examine import (
+    BEST,
+    CEILING,
+    OTHERS,
+    SAMPLE,
+    SHUFFLED,
+    SPLITS,
+    TRUE,
+    find_examiner,
+    scope_of,
+    scoreboard,
+)
 from minidalle.examiner import Examiner
 from minidalle.image_prompts import ANOTHER, FAMILY, another_change, continued, examine_prompts
 from minidalle.presets import CI
@@ -20,13 +32,14 @@ from minidalle.world import FAMILIES
 
 N = 6
 PLAIN = CI.families[0]
+LEARNED = Scope(CI.families, CI.where)
 
 
 class Album:
     """A dVAE that loses nothing: a picture's only token is its number among all that it has seen."""
 
     class config:
-        K = 10**6
+        K, size = 10**6, 24
 
     def __init__(self):
         self.pictures, self.numbers = [], {}
@@ -73,7 +86,7 @@ class Fake:
     Its CLIP knows which picture fits, or, for ``blind``, likes the last candidates best.
     """
 
-    name, device = "ci", torch.device("cpu")
+    name, device, world = "ci", torch.device("cpu"), LEARNED
 
     def __init__(self, draw, judge, clip=True, blind=False):
         self.dvae, self.draw, self.judge, self.blind = Album(), draw, judge, blind
@@ -260,7 +273,7 @@ def test_the_board_is_reproducible_plain_data(untrained):
 def test_one_sample_does_not_depend_on_the_number_of_families_or_batches(untrained, monkeypatch):
     """Every family and split has its own noise; the batch is a matter of speed."""
     bundle, _ = untrained
-    _, captions = ask(CI, PLAIN, "test", 3, 0)
+    _, captions = ask(LEARNED, PLAIN, "test", 3, 0)
     first = draw_tokens(bundle, captions, 4, noise(0, PLAIN, "test"))
     monkeypatch.setattr(room, "BATCH", 5)
     monkeypatch.setattr(room, "autocast", lambda device: torch.autocast("cpu", enabled=False))
@@ -274,7 +287,7 @@ def test_one_sample_does_not_depend_on_the_number_of_families_or_batches(untrain
 def test_candidates_are_decoded_in_their_places(untrained):
     """Picture (c, k) is that of tokens (c, k)."""
     bundle, _ = untrained
-    drawn = draw_candidates(bundle, ask(CI, PLAIN, "test", 3, 0)[1], 2, noise(0), Clock())
+    drawn = draw_candidates(bundle, ask(LEARNED, PLAIN, "test", 3, 0)[1], 2, noise(0), Clock())
     with torch.no_grad():
         alone = bundle.dvae.decode(drawn.tokens[2, 1:])
     assert float(psnr(drawn.pictures[2, 1:], alone)) > 60
@@ -341,7 +354,7 @@ def test_lower_halves_are_judged_by_the_caption_that_was_drawn(monkeypatch):
         return pictures
 
     def obedient(bundle, captions, tokens, generator):
-        scenes, _ = ask(trained_on, FAMILY, split_of(generator), 5, 0)
+        scenes, _ = ask(Scope((FAMILY,)), FAMILY, split_of(generator), 5, 0)
         told.append(captions)
         if captions[0] not in FAMILIES[FAMILY].captions(scenes[0]):
             scenes = [another_change(scene) for scene in scenes]
@@ -350,14 +363,45 @@ def test_lower_halves_are_judged_by_the_caption_that_was_drawn(monkeypatch):
     def split_of(generator):
         return SPLITS[(len(told) // 2) % 2]
 
-    trained_on = CI.__class__(**{**vars(CI), "families": (FAMILY,), "where": {}})
     monkeypatch.setattr("minidalle.image_prompts.paint", painting)
     monkeypatch.setattr("minidalle.image_prompts.continued", obedient)
-    rows = examine_prompts(bundle, judge, trained_on, 5, 0)
+    rows = examine_prompts(bundle, judge, Scope((FAMILY,)), 5, 0)
     for split in SPLITS:
         right = {name: share.right for name, share in rows[split].items()}
         assert [right[name] for name in (TRUE, CEILING, SAMPLE, ANOTHER)] == [5] * 4
         assert right[f"{ANOTHER}, judged by the first caption"] == 0
+
+
+# ------------------------------------------------------------------------------- what a model has learned
+
+
+def test_a_model_is_examined_on_what_it_learned():
+    """Whatever its name says: a preset with families of one's own keeps the name."""
+    bundle = world_bundle(("time", "creatures"), {}, T=48)
+    judge = Examiner(["time", "creatures"], 24).eval()
+    found = scoreboard(bundle, 2, 0, lambda line: None, examiner=judge)
+    assert list(found["families"]) == ["time", "creatures"]
+
+
+def test_what_cannot_be_examined_is_said():
+    """A model of other pictures, and one of a family that only somebody else's world has."""
+    with pytest.raises(ValueError, match="'tiny-test' was not trained on the world"):
+        scope_of(tiny_bundle())
+    with pytest.raises(ValueError, match="'tiny-test' learned families.*: dots; add their files"):
+        scope_of(learned(tiny_bundle(), "attributes", "dots"))
+
+
+@pytest.mark.parametrize("size, families", [(64, ("time", "dots")), (32, ("time",))])
+def test_what_the_shipped_examiner_cannot_read_gets_one_of_its_own(monkeypatch, size, families):
+    """Another size, or a family that came later; it learns what the model learned."""
+    asked, said = [], []
+    world = lambda *arguments: asked.append(arguments)  # noqa: E731
+    monkeypatch.setattr(examine, "World", world)
+    monkeypatch.setattr(examine, "train_examiner", lambda data, steps: "a new one")
+    assert find_examiner(Scope(families, {"kind": ("a",)}), size, said.append) == "a new one"
+    assert asked == [(families, size, "train", examine.EXAMINER_SEED, {"kind": ("a",)})]
+    assert ("does not know dots" in said[0]) == (size == 64)
+    assert find_examiner(Scope(("time",)), 64, said.append).size == 64 and len(said) == 1
 
 
 # ------------------------------------------------------------------------------------------- the card

@@ -10,8 +10,9 @@ import torch
 from builders import world_bundle
 from PIL import Image
 
-from minidalle.bundle import find
+from minidalle.bundle_files import find
 from minidalle.candidates import ask
+from minidalle.data import Scope
 from minidalle.examiner import Examiner
 from minidalle.gallery import ABOVE, GAP, RIGHT, SIDE, WRONG, Row, gallery
 from minidalle.presets import CI, WORLD
@@ -99,7 +100,11 @@ def made(tmp_path_factory) -> Path:
 def test_a_page_shows_the_first_captions_of_each_split(made):
     """Whatever came of them, in order, each with its picture file; failures are counted as they are."""
     text = made.read_text()
-    expected = [caption for split in SPLITS for caption in ask(CI, CI.families[0], split, 2, 0)[1]]
+    expected = [
+        caption
+        for split in SPLITS
+        for caption in ask(Scope(CI.families, CI.where), CI.families[0], split, 2, 0)[1]
+    ]
     found = entries(text)
     assert [caption for caption, _, _ in found] == expected
     for caption, alt, file in found:

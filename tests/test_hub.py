@@ -12,7 +12,8 @@ from builders import tiny_bundle
 from huggingface_hub import errors
 
 import minidalle
-from minidalle.bundle import BUNDLED, find, load
+from minidalle.bundle import load
+from minidalle.bundle_files import BUNDLED, find
 
 
 class Hub:

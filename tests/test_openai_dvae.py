@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from minidalle.bundle import find, load, load_dvae
+from minidalle.bundle import load
+from minidalle.bundle_files import find, load_dvae
 from minidalle.dvae import DVAE, DVAEConfig, map_pixels
 from minidalle.openai_dvae import (
     convert,

@@ -32,6 +32,7 @@ ABOVE = {
     "scores",
     "scorecard",
     "bundle",
+    "bundle_files",
     "presets",
     "generate",
     "data",
@@ -46,6 +47,7 @@ ABOVE = {
     "adamw",
     "counts",
     "plan",
+    "cluster",
 }
 
 

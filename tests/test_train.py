@@ -21,7 +21,7 @@ from minidalle import cli
 from minidalle.bundle import load
 from minidalle.clip import CLIP
 from minidalle.dalle import DALLE
-from minidalle.data import FewFamilies, Order, World, to_float
+from minidalle.data import FewFamilies, Order, Scope, World, to_float
 from minidalle.data.emoji import FONTS, NAMES
 from minidalle.loop import REPORTS, Portion
 from minidalle.presets import PRESETS, DALLETraining, DVAETraining, preset
@@ -70,6 +70,26 @@ def test_the_card_says_where_the_weights_come_from(quick):
         "image_nats",
     ):
         assert word in card
+
+
+def test_other_families_can_be_learned(tmp_path):
+    """The model remembers which, and its card how to train it again."""
+    ours = replace(QUICK.of_families(("creatures", "attributes", "time")), name="ci")
+    bundle = room.train(ours, tmp_path / "run")
+    assert bundle.world == load(tmp_path / "run").world
+    assert bundle.world == Scope(("creatures", "attributes", "time"), CI.where)
+    command = "--preset ci --family creatures --family attributes --family time --seed 0"
+    assert command in bundle.card and "creatures, attributes, time" in bundle.card
+
+
+def test_a_preset_keeps_the_limits_that_concern_its_families():
+    """Of counts, for things that can be counted; unknown families and those given twice are named."""
+    assert preset("two").of_families(["attributes"]).where == {"pattern": ("plain",)}
+    assert CI.of_families(["time"]).where == {} and CI.of_families(CI.families) == CI
+    with pytest.raises(ValueError, match="unknown family 'dots'"):
+        CI.of_families(["time", "dots"])
+    with pytest.raises(ValueError, match="given twice: time, time"):
+        CI.of_families(["time", "time"])
 
 
 def test_a_seed_decides_everything(tmp_path):
@@ -197,6 +217,17 @@ def test_clip_learns_from_near_captions_and_decoded_pictures(learning):
             assert torch.equal(pictures, to_float([data[row].picture for row in rows]))
         assert [data[row].caption for row in rows] == [known[row][0] for row in rows]
     assert kinds.count(torch.int64) == 6 and kinds.count(torch.float32) == 2
+
+
+def test_a_batch_of_pairs_divides_into_as_many_families_as_it_can(learning):
+    """Eight pairs of at most three families: two."""
+    t = replace(QUICK.clip_training, batch=8, families=3)
+    config = replace(QUICK.clip, V=learning[0].V, T=learning[0].T)
+    text, _ = stages.clip_stage(config, t, *learning, seed=0).load(
+        range(8), Portion(slice(0, 8), 1)
+    )
+    known = [learning[2][row][0] for row in FewFamilies(60, 0, 8, 3, 2)(range(8))]
+    assert torch.equal(text, learning[0].encode(known, cut=True))
 
 
 def test_what_clip_finds_is_counted(learning):
@@ -409,7 +440,7 @@ def test_a_folder_of_odd_files_is_all_that_a_tinkerer_needs(tmp_path, monkeypatc
     assert str(tmp_path) not in bundle.card and "CC BY" not in bundle.card
     front = (tmp_path / "mine/README.md").read_text().split("---\n")[1]
     assert "license: other\n" in front and "cc-by" not in front
-    assert bundle.name == "ci · folder:odd"
+    assert bundle.name == "ci · folder:odd" and bundle.world is None
     assert command(monkeypatch, "examine", "--model", "mine") == 2, "the judge knows the world only"
     for caption in ("a picture of thing 3", "something else"):
         assert command(monkeypatch, "draw", caption, "--n", 2, "--model", "mine") == 0

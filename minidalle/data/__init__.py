@@ -26,13 +26,14 @@ from .base import (
     walk,
 )
 from .loading import load_ahead
-from .scenes import World
+from .scenes import Scope, World
 
 __all__ = [
     "Example",
     "FewFamilies",
     "Order",
     "Reading",
+    "Scope",
     "Skipped",
     "Source",
     "World",

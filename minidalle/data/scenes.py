@@ -1,12 +1,21 @@
 """The world as a source: pictures of which every fact is known, drawn when asked for.  (Chapter 2)"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from .. import world
 from ..world import FAMILIES, SIZES, Scene, family
 from .base import Example, digest
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The part of the world that a model learns. families: names. where: allowed slot values, see `World`."""
+
+    families: tuple[str, ...]
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class World:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..bundle import BUNDLED
+from ..bundle_files import BUNDLED
 from ..card import commit, machine
 from ..files import (
     compare_mark,
