@@ -3,9 +3,10 @@
     config.json  tokenizer.json  dvae.safetensors  dalle.safetensors  clip.safetensors  README.md (the card)
 
 CLIP may be missing; then nothing is ranked. The layout is that of a model repository on the Hugging Face hub,
-from which `find` takes a bundle by ``owner/name``. A folder may also hold a dVAE alone (chapter 15).
-Weights are stored in 16 bit and computed with in 32 bit. config.json carries a fingerprint of each part, so
-that parts of different trainings cannot be mixed. Nothing is ever unpickled.
+from which `find` takes a bundle by ``owner/name``. A folder may also hold a dVAE alone, in 32 bit
+(chapter 15). Else weights are stored in 16 bit, and computed with in 32. config.json has name, the part of
+the world that was learned, and the sizes, and a fingerprint of each part and of the sizes, so that parts of
+different trainings cannot be mixed. Nothing is ever unpickled.
 """
 
 import json
@@ -37,7 +38,8 @@ from .tokenizer import shorten
 
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "weights"
-NAMES = ("config.json", "tokenizer.json", "dvae.safetensors", "dalle.safetensors")
+DALLE_NAME = "dalle.safetensors"
+NAMES = ("config.json", "tokenizer.json", "dvae.safetensors", DALLE_NAME)
 CLIP_NAME = "clip.safetensors"  # there if config.json says so
 DVAE_NAMES = ("config.json", "dvae.safetensors")
 KINDS = {"dvae": DVAEConfig, "dalle": DALLEConfig, "clip": CLIPConfig}
@@ -68,7 +70,8 @@ def find(model: str | Path, names: Sequence[str] = NAMES) -> Path:
             raise FileNotFoundError(f"{folder} is no complete model: {missing[0]} is missing")
         return folder
     if is_hub_id(model):
-        return find(download(model, (*NAMES, CLIP_NAME, "README.md")), names)
+        more = (CLIP_NAME, "README.md") if DALLE_NAME in names else ("README.md",)
+        return find(download(model, (*names, *more)), names)
     known = ", ".join(sorted(each.parent.name for each in BUNDLED.glob("*/dalle.safetensors")))
     raise FileNotFoundError(
         f"there is no model {str(model)!r}; bundled: {known or 'none'}; else give a folder "

@@ -20,7 +20,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     settings of the run in ``out``."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     last = {line["stage"]: line for line in lines}
-    commits = json.loads((out / "run.json").read_text())["commits"]
+    run = json.loads((out / "run.json").read_text())
     sizes = {"dVAE": bundle.dvae, "DALL·E": bundle.dalle}
     sizes |= {"CLIP": bundle.clip} if bundle.clip else {}
     counts = [f"{k} {sum(p.numel() for p in m.parameters()):,}" for k, m in sizes.items()]
@@ -29,15 +29,11 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
         for stage, line in last.items()
     ]
     ours = data.label == "world"
-    preset = bundle.name.removesuffix(f" · {data.label}")
     licence = "Licence: CC BY 4.0." if ours else "Licence: to be chosen by who trained them."
     # The hub shows the front matter's licence; ours stands there where none is given.
     front = "" if ours else FRONT_MATTER.replace("cc-by-4.0", "other")
-    options = f"--data {data.label} --preset {preset}"
     if bundle.world:
         families = ", ".join(bundle.world.families)
-        if preset in PRESETS and bundle.world.families != PRESETS[preset].families:
-            options += "".join(f" --family {name}" for name in bundle.world.families)
         pictures = f"the training split of `minidalle.world` ({families}), drawn on the fly, and nothing else"
     else:
         pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
@@ -49,8 +45,8 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
             "## Provenance",
             "",
-            f"- command: `minidalle train {options} --seed {seed} --out …`",
-            f"- commit: {', then '.join(commits)}",
+            f"- command: `{command(run, data)} --out …`",
+            f"- commit: {', then '.join(run['commits'])}",
             f"- machine: {machine(bundle.device)}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
             f"- parameters: {', '.join(counts)}",
@@ -64,6 +60,21 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
         ]
     )
+
+
+def command(run: dict, data: Source) -> str:
+    """What trains such a model again, by the settings of its run; without the folders above the data."""
+    preset, what = run["preset"], data.label
+    if what.startswith("hub:"):
+        what += "".join(run["data"].partition(",")[1:])  # which columns
+    words = [f"minidalle train --data {what} --preset {preset['name']}"]
+    known = PRESETS.get(preset["name"])
+    if what == "world" and known and list(known.families) != preset["families"]:
+        words += [f"--family {name}" for name in preset["families"]]
+    if run["filtered"] is not None:
+        words.append("--filter" if run["filtered"] else "--no-filter")
+    words += [f"--powersgd {run['rank']}"] * bool(run["rank"])
+    return " ".join([*words, f"--seed {run['seed']}"])
 
 
 def commit() -> str:

@@ -177,16 +177,16 @@ def examine(
     from .files import write_json
     from .scorecard import section, with_scores
 
-    bundle = load(model)
-    if json is not None:
-        check_writable(json)
+    folder = find(model)
+    bundle = load(folder)
+    for path in [json] * (json is not None) + [folder / "README.md"] * card:
+        check_writable(path)
     board = scoreboard(bundle, n, seed, typer.echo, curve)
     typer.echo("\n" + section(board))
     if json is not None:
         write_json(json, board)
         typer.echo(f"figures in {json.resolve()}")
     if card:
-        folder = find(model)
         write_card(folder, with_scores(bundle.card, board))
         typer.echo(f"tables in {(folder / 'README.md').resolve()}")
 
@@ -347,8 +347,8 @@ def bench(
 ) -> None:
     """Measure the speed of every part on this machine; a few minutes on two cores.
 
-    Prints the peak of matrix products, the dVAE's pictures/s, training and its share of the peak, sampling
-    with and without the cache, and time and memory of each mask against the grid.
+    Prints the peak of matrix products, the dVAE's pictures/s, training and its share of the peak, the
+    forms of attention, sampling with and without the cache, and each mask's time and memory against the grid.
     """
     from .bench import bench as run
     from .device import choose_device

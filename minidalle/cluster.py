@@ -105,7 +105,10 @@ class Arrangement(NamedTuple):
 
 
 def arrange(demand: Demand, cluster: Cluster, pictures: int) -> list[Arrangement]:
-    """The four ways, simplest first, each with as many of a device's pictures at a time as fit, or with 1."""
+    """The ways to train, simplest first: state whole or shared, activations kept or computed again.
+
+    Each with as many of a device's pictures at a time as fit, or with 1.
+    """
     ways = []
     for shards in sorted({1, cluster.shards}):
         for checkpointing in (False, True):

@@ -21,7 +21,7 @@ from .card import machine
 from .data import Scope, World
 from .device import choose_precision
 from .dvae import code_usage
-from .examiner import EXAMINER_SEED, Examiner, load_examiner, train_examiner
+from .examiner import EXAMINER_SEED, AnotherWorld, Examiner, load_examiner, train_examiner
 from .image_prompts import FAMILY, examine_prompts
 from .scores import (
     Share,
@@ -34,7 +34,6 @@ from .scores import (
     pooled,
     wilson,
 )
-from .world import FAMILIES
 
 FORMAT = 1  # of the JSON
 SPLITS = ("test", "zero-shot")
@@ -43,8 +42,8 @@ PAIR = 2  # candidates where there is no CLIP to choose: enough to see how much 
 POOL = 128  # candidates of the best-of-N curve
 CHANCE_SCENES = 500
 RADII = (0, 1, 2, 4, 8)  # pixels of blur (paper, figure 9; its pictures have 256 pixels on a side)
-SHIPPED = 64  # pixels on a side that the examiner of the package reads
-STEPS = 1500  # of one that is trained on the spot
+SHIPPED_SIZE = 64  # pixels on a side that the examiner of the package reads
+STEPS_HERE = 1500  # of one that is trained on the spot
 
 TRUE, CEILING, SAMPLE, BEST = "true pictures", "ceiling", "one sample", f"best of {CANDIDATES}"
 OTHERS = "other true pictures"  # of other scenes: what FID compares with
@@ -55,34 +54,41 @@ NO_FAMILY = f"this model knows no family “{FAMILY}”: no image prompts"
 Echo = Callable[[str], object]
 
 
-def find_examiner(learned: Scope, size: int, echo: Echo = print, steps: int = STEPS) -> Examiner:
+def find_examiner(
+    learned: Scope, size: int, echo: Echo = print, steps: int = STEPS_HERE
+) -> Examiner:
     """The examiner of a model's pictures: the one that comes with the package, or, for pictures of another
-    size and for families that it does not know, one that is trained on the spot."""
-    reason = f"reads {SHIPPED} pixels, these pictures have {size}"
-    if size == SHIPPED:
-        shipped = load_examiner(size)
-        unknown = sorted(set(learned.families) - set(shipped.families))
-        if not unknown:
-            return shipped
-        reason = f"does not know {', '.join(unknown)}"
+    size and of a world that it does not know, one that is trained on the spot."""
+    reason = f"reads {SHIPPED_SIZE} pixels, these pictures have {size}"
+    if size == SHIPPED_SIZE:
+        try:
+            shipped = load_examiner(size)
+            unknown = sorted(set(learned.families) - set(shipped.families))
+            if not unknown:
+                return shipped
+            reason = f"does not know {', '.join(unknown)}"
+        except AnotherWorld as error:
+            reason = f"is of another world ({error})"
     echo(f"the examiner that comes along {reason}: training one, {steps} steps")
     data = World(learned.families, size, "train", EXAMINER_SEED, learned.where)
     return train_examiner(data, steps)
 
 
 def scope_of(bundle: Bundle) -> Scope:
-    """The part of the world that a model learned. Raises ValueError for a model of other pictures, and for
-    families that are not known here."""
+    """The part of the world that a model learned. Raises ValueError if it is not known, for a model of other
+    pictures, say, and for a world that is not this package's."""
     if bundle.world is None:
         raise ValueError(
-            f"the model {bundle.name!r} was not trained on the world, whose facts the examiner reads; "
-            "only models of the world can be scored or shown in a gallery"
+            f"the model {bundle.name!r} does not say which part of the world it learned (field world of "
+            "config.json); only models of the world can be scored or shown in a gallery: the examiner reads "
+            "its facts"
         )
-    if unknown := sorted(set(bundle.world.families) - set(FAMILIES)):
+    try:
+        World(bundle.world.families, bundle.dvae.config.size, where=bundle.world.where)
+    except ValueError as error:
         raise ValueError(
-            f"the model {bundle.name!r} learned families that are not in this package's world: "
-            f"{', '.join(unknown)}; add their files to minidalle/world"
-        )
+            f"the model {bundle.name!r} learned a world that is not this package's: {error}"
+        ) from error
     return bundle.world
 
 
@@ -116,7 +122,7 @@ def scoreboard(
     echo(describe("average", average))
     board = {
         "format": FORMAT,
-        "settings": settings(bundle, n, seed, curve),
+        "settings": settings(bundle, judge, n, seed, curve),
         "families": families,
         "average": average,
         "likeness": {split: each.likeness() for split, each in sets.items()},
@@ -135,7 +141,7 @@ def scoreboard(
     return plain({**board, "left out": missing})
 
 
-def settings(bundle: Bundle, n: int, seed: int, curve: int) -> dict[str, object]:
+def settings(bundle: Bundle, judge: Examiner, n: int, seed: int, curve: int) -> dict[str, object]:
     """What the figures depend on besides the weights."""
     precision = str(choose_precision(bundle.device)[0])[6:]
     return {
@@ -146,6 +152,7 @@ def settings(bundle: Bundle, n: int, seed: int, curve: int) -> dict[str, object]
         "candidates": CANDIDATES if bundle.clip else PAIR,
         "batch": BATCH,
         "precision": precision,
+        "examiner": judge.origin,
         "machine": machine(bundle.device),
     }
 

@@ -3,7 +3,7 @@
 Takes the plain data that `examine.scoreboard` returns and `minidalle examine --json` writes:
 
     format          1
-    settings        model, n, seed, curve, candidates, batch, precision, machine
+    settings        model, n, seed, curve, candidates, batch, precision, examiner, machine
     families        family → split → chance, and column → {right, n, low, high}, a share with its interval
     average         the same for all families together, split → …
     likeness        split → pictures, radii, FID and IS: set of pictures → a figure for every radius
@@ -66,7 +66,8 @@ def section(board: Mapping) -> str:
     made = board["settings"]
     command = f"minidalle examine --model … --n {made['n']} --seed {made['seed']}"
     command += f" --curve {made['curve']}" * bool(made["curve"])
-    where = f"Of the model “{made['model']}”, by `{command}`, on {made['machine']}."
+    where = f"Of the model “{made['model']}”, by `{command}`, on {made['machine']}; "
+    where += f"the examiner: {made['examiner']}."
     parts = [introduction(board), shares(board), where, controls(board)]
     if "image prompts" in board:
         parts += ["### Image prompts", PROMPTS, prompts(board["image prompts"])]

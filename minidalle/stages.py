@@ -30,6 +30,7 @@ C = TypeVar("C")  # a configuration
 M = TypeVar("M")  # the model it describes
 
 ROOMY, LONGEST = 32, 64  # text positions for captions of people; the most that they are raised to
+SPARE = 4  # text positions beyond the longest caption of the world, for those of other splits
 SHOWN = 16  # pictures of a grid of samples
 USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
 
@@ -50,17 +51,20 @@ def train_tokenizer(
     """Learn BPE merges from the first captions of the training split, or read them from ``path`` if they are
     there, else write them to it. Chapter 3.
 
-    T: text positions. Captions that people wrote, who will ask for other things in other words, get at least
-    ``ROOMY``, and as many as the longest of them needs, up to ``LONGEST``.
+    T: text positions. Captions of the world get more if the longest of them needs more: a preset's number is
+    for its own families. Captions that people wrote, who will ask for other things in other words, get at
+    least ``ROOMY``, and as many as the longest of them needs, up to ``LONGEST``.
     """
     texts = data.captions(captions)
     there = path is not None and path.exists()
     tokenizer = Tokenizer.load(path, T) if there else Tokenizer.train(texts, V, T)
     if path and not there:
         write_atomically(path, lambda file: file.write(tokenizer.to_json().encode()))
+    longest = max(len(tokenizer.ids(text)) for text in texts)
     if data.label != "world":
-        longest = max(len(tokenizer.ids(text)) for text in texts)
         tokenizer.T = max(T, ROOMY, min(LONGEST, longest))
+    elif longest > T:
+        tokenizer.T = longest + SPARE
     return tokenizer
 
 

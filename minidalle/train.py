@@ -33,7 +33,7 @@ from .dvae import DVAE
 from .files import write_atomically, write_json
 from .log import Log
 from .loop import Run, fit
-from .presets import PAPER, Preset
+from .presets import PAPER, PRESETS, Preset
 from .processes import accelerator
 from .stages import (
     SHOWN,
@@ -162,16 +162,22 @@ def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bun
     # Round to the 16 bit of the files now, so that the samples are what a reader of the files will get.
     for model in filter(None, (dvae, dalle, clip)):
         model.half().float()
-    # A model of other pictures says so in its name; `examine` scores models of the world alone.
-    ours = learned.label == "world"
-    name = preset.name if ours else f"{preset.name} · {learned.label}"
-    part = Scope(preset.families, preset.where) if ours else None
-    bundle = Bundle(name, tokenizer, dvae, dalle, clip=clip, world=part)
+    part = Scope(preset.families, preset.where) if learned.label == "world" else None
+    bundle = Bundle(name_of(preset, learned), tokenizer, dvae, dalle, clip=clip, world=part)
     if acc.is_main_process:
         bundle.card = run_card(bundle, run.out, seed, learned)
         bundle.draw(asked, seed=seed).save(run.out / "samples.png")
         bundle.save(run.out)
     return bundle
+
+
+def name_of(preset: Preset, learned: Source) -> str:
+    """The preset's, and of a model of other pictures than the preset's these, too."""
+    if learned.label != "world":
+        return f"{preset.name} · {learned.label}"
+    known = PRESETS.get(preset.name, preset)
+    ours = known.families == preset.families
+    return preset.name if ours else f"{preset.name} · {', '.join(preset.families)}"
 
 
 def train_clip(

@@ -162,7 +162,7 @@ BAD = {
     "examine nothing": (["examine", "--n", "0", "--model", MODEL], "not 0"),
     "examine another world": (
         ["examine", "--model", MODEL],
-        "'tiny-test' was not trained on the world",
+        "'tiny-test' does not say which part of the world",
     ),
     "a gallery of nothing": (["gallery", "--n", "0", "--model", MODEL, "--out", "g"], "not 0"),
     "a gallery of another world": (
@@ -248,6 +248,16 @@ def test_examine_prints_writes_json_and_fills_the_card(monkeypatch, capsys):
     card, board = Path("model/README.md").read_text(), json.loads(Path("scores.json").read_text())
     assert card.count("| average | ") == 1 and "# a card" in card
     assert board["settings"]["seed"] == 3 and list(board["families"]) == list(CI.families)
+
+
+def test_a_card_that_cannot_be_written_is_noticed_before_the_work(monkeypatch, capsys):
+    """Ten minutes of examination are not for nothing."""
+    monkeypatch.setattr("minidalle.examine.scoreboard", lambda *_: pytest.fail("examined"))
+    world_bundle().save("model")
+    Path("model/README.md").unlink()
+    Path("model/README.md").mkdir()
+    code, _, err = run(monkeypatch, capsys, *"examine --model model --card".split())
+    assert code == 2 and "README.md" in err
 
 
 def test_gallery_says_where_the_page_is(monkeypatch, capsys):

@@ -24,7 +24,7 @@ from minidalle.examine import (
     scope_of,
     scoreboard,
 )
-from minidalle.examiner import Examiner
+from minidalle.examiner import AnotherWorld, Examiner
 from minidalle.image_prompts import ANOTHER, FAMILY, another_change, continued, examine_prompts
 from minidalle.presets import CI
 from minidalle.scorecard import TITLE, section, with_scores
@@ -60,6 +60,8 @@ class Album:
 
 class Judge:
     """Knows the scene of every picture that was painted. Right: it shows what the asked scene states."""
+
+    origin = "all-knowing"
 
     def __init__(self):
         self.scenes = {}
@@ -385,10 +387,15 @@ def test_a_model_is_examined_on_what_it_learned():
 
 def test_what_cannot_be_examined_is_said():
     """A model of other pictures, and one of a family that only somebody else's world has."""
-    with pytest.raises(ValueError, match="'tiny-test' was not trained on the world"):
+    with pytest.raises(ValueError, match="'tiny-test' does not say.*field world of config.json"):
         scope_of(tiny_bundle())
-    with pytest.raises(ValueError, match="'tiny-test' learned families.*: dots; add their files"):
-        scope_of(learned(tiny_bundle(), "attributes", "dots"))
+    for families, where, words in (
+        (("attributes", "dots"), {}, "unknown family 'dots'; choose one of attributes"),
+        (("attributes",), {"patern": ("plain",)}, "no slot|no family here has a slot 'patern'"),
+        (("attributes",), {"count": ("nine",)}, "'nine'"),
+    ):
+        with pytest.raises(ValueError, match=f"'ci' learned a world that is not .*{words}"):
+            scope_of(learned(world_bundle(), *families, **where))
 
 
 @pytest.mark.parametrize("size, families", [(64, ("time", "dots")), (32, ("time",))])
@@ -401,7 +408,25 @@ def test_what_the_shipped_examiner_cannot_read_gets_one_of_its_own(monkeypatch, 
     assert find_examiner(Scope(families, {"kind": ("a",)}), size, said.append) == "a new one"
     assert asked == [(families, size, "train", examine.EXAMINER_SEED, {"kind": ("a",)})]
     assert ("does not know dots" in said[0]) == (size == 64)
-    assert find_examiner(Scope(("time",)), 64, said.append).size == 64 and len(said) == 1
+    shipped = find_examiner(Scope(("time",)), 64, said.append)
+    assert shipped.size == 64 and len(said) == 1
+    assert re.fullmatch(r"that comes along, fingerprint [0-9a-f]{16}", shipped.origin)
+
+
+def test_an_examiner_of_another_world_is_replaced_for_the_time_being(monkeypatch):
+    """Somebody's changed world: the message says why; a damaged file is no reason to train."""
+    said, error = [], AnotherWorld("config.json: field heads: time/hour has other values")
+    monkeypatch.setattr(examine, "train_examiner", lambda data, steps: "a new one")
+
+    def load(size):
+        raise error
+
+    monkeypatch.setattr(examine, "load_examiner", load)
+    assert find_examiner(Scope(("time",)), 64, said.append) == "a new one"
+    assert "is of another world (config.json: field heads" in said[0]
+    error = ValueError("fingerprint")
+    with pytest.raises(ValueError, match="fingerprint"):
+        find_examiner(Scope(("time",)), 64, said.append)
 
 
 # ------------------------------------------------------------------------------------------- the card

@@ -18,6 +18,7 @@ from minidalle.examiner import (
     NOTHING,
     SHIPPED,
     STEPS,
+    AnotherWorld,
     Examiner,
     Finding,
     below,
@@ -556,6 +557,16 @@ def test_damage_is_named(name, folder):
     damage, words = DAMAGE[name]
     damage(folder)
     with pytest.raises((ValueError, FileNotFoundError), match=words):
+        load_examiner(24, folder)
+
+
+def test_an_examiner_of_another_world_is_told_from_a_damaged_one(folder):
+    """Other values of a slot, or a family that is no longer there: it can be trained anew."""
+    edited(another_world)(folder)
+    with pytest.raises(AnotherWorld, match="time/hour"):
+        load_examiner(24, folder)
+    edited(unknown_family)(folder)
+    with pytest.raises(AnotherWorld, match="config.json: field families: unknown family 'weather'"):
         load_examiner(24, folder)
 
 

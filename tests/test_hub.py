@@ -13,7 +13,7 @@ from huggingface_hub import errors
 
 import minidalle
 from minidalle.bundle import load
-from minidalle.bundle_files import BUNDLED, find
+from minidalle.bundle_files import BUNDLED, find, load_dvae
 
 
 class Hub:
@@ -86,6 +86,21 @@ def test_a_revision_is_asked_for(hub):
     tiny_bundle().push("a/b")
     load("a/b@v1.0", "cpu")
     assert hub.asked[-1] == ("download", "a/b", "v1.0")
+
+
+def test_a_dvae_alone_is_all_that_is_downloaded(hub, monkeypatch):
+    """The rest of the model is larger."""
+    tiny_bundle().push("a/b")
+    files = []
+    ours = hub.snapshot_download
+
+    def watch(*arguments, allow_patterns, **settings):
+        files.extend(allow_patterns)
+        return ours(*arguments, allow_patterns=allow_patterns, **settings)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", watch)
+    load_dvae("a/b", "cpu")
+    assert sorted(files) == ["README.md", "config.json", "dvae.safetensors"]
 
 
 def test_a_folder_comes_before_the_hub(hub):

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import minidalle.checkpoint
 import minidalle.loop
 import minidalle.stages as stages
 import minidalle.train as room
-from minidalle import cli
+from minidalle import card, cli
 from minidalle.bundle import load
 from minidalle.clip import CLIP
 from minidalle.dalle import DALLE
@@ -60,7 +61,7 @@ def test_a_run_leaves_a_model_a_log_and_samples(quick):
 
 def test_the_card_says_where_the_weights_come_from(quick):
     """Commit, command, seed, machine, minutes and the last figures."""
-    card = load(quick).card
+    text = load(quick).card
     for word in (
         "commit:",
         "--preset ci --seed 3",
@@ -69,7 +70,7 @@ def test_the_card_says_where_the_weights_come_from(quick):
         "psnr_hard",
         "image_nats",
     ):
-        assert word in card
+        assert word in text
 
 
 def test_other_families_can_be_learned(tmp_path):
@@ -79,7 +80,25 @@ def test_other_families_can_be_learned(tmp_path):
     assert bundle.world == load(tmp_path / "run").world
     assert bundle.world == Scope(("creatures", "attributes", "time"), CI.where)
     command = "--preset ci --family creatures --family attributes --family time --seed 0"
-    assert command in bundle.card and "creatures, attributes, time" in bundle.card
+    assert command in bundle.card and "(creatures, attributes, time)" in bundle.card
+    assert bundle.name == "ci · creatures, attributes, time", "no other model's"
+    for split in ("train", "test", "zero-shot"):  # of which none is too long to be asked for
+        world = World(bundle.world.families, 24, split, 5, CI.where)
+        bundle.tokenizer.encode(world.captions(600))
+
+
+def test_the_command_of_a_card_is_that_of_the_run():
+    """Everything that changes the result, without the folders above the data."""
+    settings = {"data": "world", "preset": {"name": "ci", "families": [*CI.families]}, "seed": 3}
+    settings |= {"filtered": None, "rank": 0}
+    world = World(CI.families, 24)
+    assert card.command(settings, world) == "minidalle train --data world --preset ci --seed 3"
+    settings |= {"data": "hub:some/set,image=photo,caption=alt", "filtered": False, "rank": 4}
+    hub = SimpleNamespace(label="hub:some/set")
+    assert card.command(settings, hub) == (
+        "minidalle train --data hub:some/set,image=photo,caption=alt --preset ci --no-filter "
+        "--powersgd 4 --seed 3"
+    )
 
 
 def test_a_preset_keeps_the_limits_that_concern_its_families():

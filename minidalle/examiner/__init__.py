@@ -14,10 +14,11 @@ never sees what a model drew while it learns, and no model, sampler or ranking e
 from .examination import Finding, examine_examiner, failures, fresh, table, weakest
 from .lessons import EXAMINER_SEED, STEPS, may_learn, train_examiner
 from .network import ABSENT, NOTHING, Examiner, below, shown_below
-from .stored import SHIPPED, examiner_card, load_examiner, save_examiner
+from .stored import SHIPPED, AnotherWorld, examiner_card, load_examiner, save_examiner
 
 __all__ = [
     "ABSENT",
+    "AnotherWorld",
     "EXAMINER_SEED",
     "NOTHING",
     "SHIPPED",

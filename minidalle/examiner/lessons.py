@@ -325,6 +325,7 @@ def train_examiner(
         if watch is not None and (step + 1) % max(1, steps // 8) == 0:
             watch(step + 1, model.eval())
             model.train()
+    model.origin = f"trained for {steps:,} steps on {', '.join(model.families)}, seed {seed}"
     return model.eval()
 
 

@@ -35,14 +35,14 @@ class Examiner(nn.Module):
     """Pictures (B, 3, S, S) in [0, 1] → logits for the family and for each slot of each family.
 
     heads: name → classes; "family" has all families and `NOTHING`, "family/slot" the slot's values.
-    Raises ValueError for unknown families and sizes.
+    origin: where its weights are from, in words. Raises ValueError for unknown families and sizes.
     """
 
     def __init__(self, families: Sequence[str], size: int):
         super().__init__()
         if size not in SIZES:
             raise ValueError(f"the world is drawn at {SIZES} pixels, not at {size}")
-        self.size = size
+        self.size, self.origin = size, "untrained"
         self.families = tuple(families)
         self.heads = {"family": (*self.families, NOTHING)}
         for name in self.families:

@@ -34,6 +34,10 @@ FORMAT = 1
 SHIPPED = BUNDLED / "examiner"
 
 
+class AnotherWorld(ValueError):
+    """An examiner that learned a world with other families, slots or values."""
+
+
 def save_examiner(examiner: Examiner, folder: str | Path, card: str) -> Path:
     """Write weights in 16 bit and the card into a folder, made if needed; config.json comes last.
 
@@ -54,8 +58,8 @@ def save_examiner(examiner: Examiner, folder: str | Path, card: str) -> Path:
 def load_examiner(size: int = 64, folder: str | Path = SHIPPED) -> Examiner:
     """The examiner that comes with the package, or one from a folder, for pictures of ``size`` pixels.
 
-    Raises FileNotFoundError if a file is missing, and ValueError if it reads pictures of another size, knows
-    another world, or if a file is damaged or of another training. Chapter 12.
+    Raises FileNotFoundError if a file is missing, `AnotherWorld` if it knows another one, and ValueError if
+    it reads pictures of another size or if a file is damaged or of another training. Chapter 12.
     """
     folder = Path(folder)
     for name in ("config.json", "examiner.safetensors"):
@@ -69,17 +73,30 @@ def load_examiner(size: int = 64, folder: str | Path = SHIPPED) -> Examiner:
             f"{folder}: the examiner reads pictures of {config['size']} pixels, not of {size}; "
             "train one for them with train_examiner"
         )
-    examiner = Examiner(config["families"], size)
-    for head in examiner.heads.keys() | config["heads"].keys():
-        if list(examiner.heads.get(head, ())) != config["heads"].get(head):
-            raise ValueError(
-                f"{folder / 'config.json'}: field heads: the examiner knows another world, in which "
-                f"{shorten(head)} has other values; train it anew: minidalle examiner --out FOLDER"
-            )
+    examiner = _of_this_world(folder / "config.json", config, size)
     path = folder / "examiner.safetensors"
     tensors = _read_weights(path, examiner, config["fingerprints"])
     examiner.load_state_dict({**examiner.state_dict(), **tensors})
+    where = "that comes along" if folder == SHIPPED else f"of the folder {folder.name}"
+    examiner.origin = f"{where}, fingerprint {config['fingerprints']['examiner']}"
     return examiner.to(memory_format=torch.channels_last).eval()
+
+
+def _of_this_world(path: Path, config: dict, size: int) -> Examiner:
+    """An examiner of these families, untrained. Raises `AnotherWorld` if it read them otherwise."""
+    anew = "train it anew: minidalle examiner --out FOLDER"
+    try:
+        examiner = Examiner(config["families"], size)
+    except (ValueError, TypeError) as error:
+        reason = shorten(str(error), 200)
+        raise AnotherWorld(f"{path}: field families: {reason}; {anew}") from error
+    for head in examiner.heads.keys() | config["heads"].keys():
+        if list(examiner.heads.get(head, ())) != config["heads"].get(head):
+            raise AnotherWorld(
+                f"{path}: field heads: the examiner knows another world, in which {shorten(head)} has other "
+                f"values; {anew}"
+            )
+    return examiner
 
 
 def _weights(examiner: Examiner) -> dict[str, torch.Tensor]:
