@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import chapters
+import exercises
 import nbformat
 import pytest
 
@@ -114,9 +115,22 @@ def test_the_wheel_is_what_notebooks_import(installed, tmp_path):
     assert Path(run.stdout.strip()).is_relative_to(installed)
 
 
+def test_every_exercise_has_wrong_answers():
+    """And every wrong answer an exercise."""
+    stubs = [
+        exercises.function(cell).name
+        for path in CHAPTERS
+        for cell in chapters.tagged(nbformat.read(path, as_version=4), "exercise")
+    ]
+    assert sorted(stubs) == sorted(exercises.WRONG) and all(exercises.WRONG.values())
+
+
 @each_chapter
 def test_every_cell_runs_from_an_empty_folder(path, installed, tmp_path):
-    copy = shutil.copy(path, tmp_path)
+    """And the checks of its exercises take the solutions and refuse what readers may confuse with them."""
+    copy = tmp_path / path.name
+    notebook = exercises.with_answers(nbformat.read(path, as_version=4))
+    nbformat.write(notebook, copy)
     run = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax",
@@ -124,6 +138,6 @@ def test_every_cell_runs_from_an_empty_folder(path, installed, tmp_path):
         ],
         cwd=tmp_path, env=against(installed), capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
-    cells = chapters.code_cells(nbformat.read(path, as_version=4))
+    cells = chapters.code_cells(notebook)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
     assert f"{len(cells)} passed" in run.stdout, run.stdout[-2000:]
