@@ -5,9 +5,9 @@
     model.draw("a large green star", n=4)
 
 Read the files in this order: world, data, tokenizer, dvae, schedules, masks, transformer, dalle, generate,
-clip, files, show, figures, hub, bundle, presets, device, precision, adamw, counts, bench, plan, tokens,
-optim, checkpoint, log, powersgd, processes, loop, card, stages, train, chapter, scores, examiner,
-candidates, image_prompts, examine, scorecard, gallery, torch_files, openai_dvae, cli.
+clip, files, show, figures, hub, bundle_files, bundle, presets, device, precision, adamw, counts, bench,
+cluster, plan, tokens, optim, checkpoint, log, powersgd, processes, loop, card, stages, train, chapter,
+scores, examiner, candidates, image_prompts, examine, scorecard, gallery, torch_files, openai_dvae, cli.
 """
 
 __all__ = ["Bundle", "load"]
