@@ -12,7 +12,6 @@ from .bundle import Bundle
 from .bundle_files import FRONT_MATTER
 from .data import Source
 from .device import choose_precision
-from .presets import PRESETS
 
 
 def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
@@ -45,7 +44,7 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
             "",
             "## Provenance",
             "",
-            f"- command: `{command(run, data)} --out …`",
+            f"- command: `{command(run, bundle.name, data)} --out …`",
             f"- commit: {', then '.join(run['commits'])}",
             f"- machine: {machine(bundle.device)}",
             f"- minutes: {lines[-1]['seconds'] / 60:.1f}",
@@ -62,15 +61,17 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     )
 
 
-def command(run: dict, data: Source) -> str:
-    """What trains such a model again, by the settings of its run; without the folders above the data."""
+def command(run: dict, name: str, data: Source) -> str:
+    """What trains such a model again, by the settings of its run; without the folders above the data.
+
+    name: the bundle's, which is the preset's where it learned the preset's own families (`train.name_of`).
+    """
     preset, what = run["preset"], data.label
     if what.startswith("hub:"):
         what += "".join(run["data"].partition(",")[1:])  # which columns
     words = [f"minidalle train --data {what} --preset {preset['name']}"]
-    known = PRESETS.get(preset["name"])
-    if what == "world" and known and list(known.families) != preset["families"]:
-        words += [f"--family {name}" for name in preset["families"]]
+    if what == "world" and name != preset["name"]:
+        words += [f"--family {each}" for each in preset["families"]]
     if run["filtered"] is not None:
         words.append("--filter" if run["filtered"] else "--no-filter")
     words += [f"--powersgd {run['rank']}"] * bool(run["rank"])

@@ -92,10 +92,12 @@ def test_the_command_of_a_card_is_that_of_the_run():
     settings = {"data": "world", "preset": {"name": "ci", "families": [*CI.families]}, "seed": 3}
     settings |= {"filtered": None, "rank": 0}
     world = World(CI.families, 24)
-    assert card.command(settings, world) == "minidalle train --data world --preset ci --seed 3"
+    assert (
+        card.command(settings, "ci", world) == "minidalle train --data world --preset ci --seed 3"
+    )
     settings |= {"data": "hub:some/set,image=photo,caption=alt", "filtered": False, "rank": 4}
     hub = SimpleNamespace(label="hub:some/set")
-    assert card.command(settings, hub) == (
+    assert card.command(settings, "ci · hub:some/set", hub) == (
         "minidalle train --data hub:some/set,image=photo,caption=alt --preset ci --no-filter "
         "--powersgd 4 --seed 3"
     )
