@@ -16,7 +16,7 @@ from torch.utils.benchmark import Timer
 from .counts import saved_bytes
 from .dalle import DALLE, DALLEConfig
 from .data import World, to_float
-from .device import autocast, choose_attention, choose_precision
+from .device import autocast, choose_attention, choose_precision, keep_freed_memory
 from .dvae import DVAE
 from .generate import Sampling, choose, generate, uniforms
 from .presets import CI, TINY
@@ -225,6 +225,7 @@ def mask_costs(device: torch.device) -> list[Figure]:
 
 def bench(device: torch.device, echo: Callable[[str], object] = print) -> list[Figure]:
     """Measure everything, a line at a time; a few minutes on two cores. Chapter 13."""
+    keep_freed_memory()  # as training does
     figures: list[Figure] = []
 
     def add(*more: Figure) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .checkpoint import Checkpoint, slug
 from .data import load_ahead
-from .device import autocast
+from .device import autocast, keep_freed_memory
 from .files import write_atomically
 from .log import Log
 from .optim import Average
@@ -350,6 +350,7 @@ def fit(stage: Stage, run: Run) -> nn.Module:
     Raises KeyboardInterrupt, after a checkpoint, when it was asked to stop (Ctrl-C), and OSError when the
     disk is full; the same call then goes on from the last checkpoint.
     """
+    keep_freed_memory()
     log = run.log
     device = run.accelerator.device
     with torch.random.fork_rng(

@@ -109,7 +109,8 @@ class CLIPTraining(Training):
 class Preset:
     """What to train on and how. where: allowed slot values, per `Family.example`.
 
-    clip, clip_training: None trains none.
+    dvae_more: families of which the dVAE, and it alone, sees more than of the others: one more turn in every
+    round of the families for each time that it is named. clip, clip_training: None trains none.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Preset:
     dvae_training: DVAETraining
     dalle_training: DALLETraining
     where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dvae_more: tuple[str, ...] = ()
     clip: CLIPConfig | None = None
     clip_training: CLIPTraining | None = None
 
@@ -131,7 +133,8 @@ class Preset:
             raise ValueError(f"a family is given twice: {', '.join(names)}")
         slots = {slot for name in names for slot in family(name).slots}
         where = {slot: values for slot, values in self.where.items() if slot in slots}
-        return replace(self, families=tuple(names), where=where)
+        more = tuple(name for name in self.dvae_more if name in names)
+        return replace(self, families=tuple(names), where=where, dvae_more=more)
 
 
 CI = Preset(

@@ -27,7 +27,7 @@ from .bundle import Bundle
 from .card import commit, run_card
 from .clip import CLIP
 from .dalle import DALLE
-from .data import Scope, Source, source, to_float
+from .data import Scope, Source, World, source, to_float
 from .device import describe
 from .dvae import DVAE
 from .files import write_atomically, write_json
@@ -123,6 +123,8 @@ def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bun
     log.report("tokenizer", 0, V=tokenizer.V, T=tokenizer.T)
 
     first, second = learned.training(1, seed), learned.training(2, seed)
+    if isinstance(first, World):
+        first = first.with_more(preset.dvae_more)
     dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, first, unseen, seed), run)
     tokens = encode_once(
         dvae,

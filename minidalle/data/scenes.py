@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import world
-from ..world import FAMILIES, SIZES, Scene, family
+from ..world import FAMILIES, SIZES, Family, Scene, family
 from .base import Example, digest
 
 
@@ -21,7 +21,8 @@ class Scope:
 class World:
     """Captioned pictures of the world, drawn when they are asked for; nothing is stored.
 
-    families: names; example i belongs to family i mod their number. size: pixels on a side.
+    families: names; example i belongs to family i mod their number, and one that is named twice has two
+    turns in every round, each with a scene of its own. size: pixels on a side.
     split, seed, where: see `Family.example`; a slot of ``where`` matters to the families that have it.
     length: how many examples there are.
     Raises ValueError for unknown families, sizes, splits and slots.
@@ -58,15 +59,24 @@ class World:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self.length:
             raise IndexError(f"example {index} of {self.length}")
-        each = self.families[index % len(self.families)]
         scene, caption = self.scene(index)
-        return Example(each.draw(scene, self.size), caption, scene)
+        return Example(family(scene.family).draw(scene, self.size), caption, scene)
 
     def scene(self, index: int) -> tuple[Scene, str]:
         """Scene and caption of an example, without drawing it."""
-        each = self.families[index % len(self.families)]
-        where = each.own(self.where)
-        return each.example(index // len(self.families), self.split, self.seed, where)
+        each, number = self._number(index)
+        return each.example(number, self.split, self.seed, each.own(self.where))
+
+    def _number(self, index: int) -> tuple[Family, int]:
+        """Whose example it is, and its number among the examples of that family."""
+        rounds, turn = divmod(index, len(self.families))
+        each = self.families[turn]
+        return each, rounds * self.families.count(each) + self.families[:turn].count(each)
+
+    def with_more(self, names: Sequence[str]) -> "World":
+        """The same world, in which some families have more turns than they had."""
+        families = [*(each.name for each in self.families), *names]
+        return World(families, self.size, self.split, self.seed, self.where, self.length)
 
     @cached_property
     def fingerprint(self) -> str:
