@@ -322,6 +322,19 @@ def test_the_worlds_fingerprint_depends_on_everything():
     assert len(set(marks)) == len(changes) and marks[0] == World(**settings).fingerprint
 
 
+def test_a_family_with_more_turns_shows_new_scenes_in_each():
+    """Three turns of four are of attributes: its first examples in order, none twice, the other's as before."""
+    plain = World(["objects", "attributes"], 24, seed=5)
+    more = plain.with_more(["attributes", "attributes"])
+    scenes = [more.scene(i) for i in range(40)]
+    attributes = [scenes[i] for i in range(40) if i % 4]
+    assert scenes[::4] == [plain.scene(2 * i) for i in range(10)]
+    assert attributes == [plain.scene(2 * i + 1) for i in range(30)]
+    assert (more[1].picture == plain[1].picture).all() and more[1].scene == plain[1].scene
+    assert more.fingerprint != plain.fingerprint and plain.with_more([]).scene(7) == plain.scene(7)
+    assert (more.split, more.seed, more.where) == (plain.split, plain.seed, plain.where)
+
+
 def test_the_worlds_fingerprint_depends_on_the_code_that_draws(tmp_path, monkeypatch):
     """A changed family is other data."""
     from minidalle import world

@@ -103,6 +103,26 @@ def test_the_command_of_a_card_is_that_of_the_run():
     )
 
 
+def test_the_dvae_alone_sees_more_of_some_families(tmp_path, monkeypatch):
+    """`dvae_more` changes the pictures of stage 1, not those that become tokens."""
+    met = []
+    for stage in ("dvae_stage", "encode_once"):
+        first = getattr(room, stage)
+        place = 2 if stage == "dvae_stage" else 1
+
+        def watched(*arguments, first=first, place=place):
+            met.append([each.name for each in arguments[place].families])
+            return first(*arguments)
+
+        monkeypatch.setattr(room, stage, watched)
+    ours = replace(QUICK.of_families(("attributes", "objects")), dvae_more=("objects", "objects"))
+    bundle = room.train(ours, tmp_path / "run")
+    assert met == [["attributes", "objects", "objects", "objects"], ["attributes", "objects"]]
+    assert bundle.world.families == ("attributes", "objects")
+    assert ours.of_families(["attributes"]).dvae_more == ()
+    assert ours.of_families(["objects"]).dvae_more == ("objects", "objects")
+
+
 def test_a_preset_keeps_the_limits_that_concern_its_families():
     """Of counts, for things that can be counted; unknown families and those given twice are named."""
     assert preset("two").of_families(["attributes"]).where == {"pattern": ("plain",)}
