@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from builders import tiny_dalle, tiny_tokens
+from torch.utils.flop_counter import FlopCounterMode
 
 from minidalle import bench
 from minidalle.bench import SHORT
+from minidalle.dalle import DALLE
 from minidalle.device import choose_precision
 from minidalle.generate import generate
 from minidalle.masks import stream_blocks
@@ -96,6 +98,25 @@ def test_every_part_is_measured(small, tmp_path, monkeypatch, capsys):
     assert kinds == {"full", "row", "column", "convolution"}
     forms = [f["setting"] for f in figures if f["what"] == "form of attention"]
     assert forms == [f"{form}, 16 + 4" for form in FORMS]
+
+
+def test_the_flops_of_a_step_are_those_of_its_products(small):
+    """As PyTorch counts those of linear layers, forward and backward; the products of attention are more."""
+    config = bench.STREAM
+    rate, flops = bench.training_speed(config, CPU, 2)
+    with FlopCounterMode(display=False) as counter:
+        DALLE(config).loss(*bench.random_tokens(config, 2, CPU)).loss.backward()
+    counted = counter.get_flop_counts()["Global"]
+    linear = counted[torch.ops.aten.mm] + counted[torch.ops.aten.addmm]
+    assert 1e9 * flops / rate == pytest.approx(linear / 2)
+
+
+def test_peak_and_training_are_measured_in_turns(small, monkeypatch):
+    """A share of the peak of the same second: half the speed in one round of three changes nothing."""
+    peaks, speeds = iter([400.0, 200.0, 400.0]), iter([(100, 240.0), (50, 120.0), (100, 240.0)])
+    monkeypatch.setattr(bench, "matmul_peak", lambda *_: next(peaks))
+    monkeypatch.setattr(bench, "training_speed", lambda *_: next(speeds))
+    assert bench.share_of_peak(bench.STREAM, CPU, 2, torch.bfloat16) == (100, 60.0)
 
 
 def test_each_form_of_attention_is_measured_by_itself(small, monkeypatch):

@@ -323,7 +323,7 @@ def test_the_worlds_fingerprint_depends_on_everything():
 
 
 def test_a_family_with_more_turns_shows_new_scenes_in_each():
-    """Three turns of four are of attributes: its first examples in order, none twice, the other's as before."""
+    """Three turns of four are of attributes: its first examples in order, no scene twice."""
     plain = World(["objects", "attributes"], 24, seed=5)
     more = plain.with_more(["attributes", "attributes"])
     scenes = [more.scene(i) for i in range(40)]
