@@ -158,7 +158,7 @@ class CLIP(nn.Module):
 
     def image_features(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, S, S), floats in [0, 1] → unit vectors (B, E). Raises ValueError for others."""
-        check_pictures(pictures, self.config.size, "CLIP")
+        check_pictures(pictures, self.config.size, "CLIP", self.image_position.weight.dtype)
         x = self.stem(2 * pictures - 1).flatten(2).transpose(1, 2)  # (B, g², D)
         x = x + self.image_position.weight
         return self.image_tower(x, x.new_ones(x.shape[:2], dtype=torch.bool))

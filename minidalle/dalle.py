@@ -131,6 +131,8 @@ class DALLE(nn.Module):
         text_targets: what to divide the text's by, if this is a part of a batch whose parts are averaged:
         the mean number of targets in a part.
         """
+        if not len(text):
+            raise ValueError("no examples in this batch; give at least one")
         text_logits, image_logits = self(text, image)
         target = self.targets(text)
         text_loss = F.cross_entropy(
@@ -154,6 +156,8 @@ class DALLE(nn.Module):
         """
         first = cache.length - (self.config.T + 2)
         self._check_kind("image", tokens)
+        if not tokens.shape[1]:
+            raise ValueError("no image tokens to append; give at least one a picture")
         if (n := first + tokens.shape[1]) > self.config.N:
             raise ValueError(f"{n} image tokens for a picture of {self.config.N}")
         self._check_ids("image", tokens, self.config.K)

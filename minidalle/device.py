@@ -71,9 +71,7 @@ def keep_freed_memory() -> bool:
 
 SHORT_STREAM = 512  # positions, up to which blocks gain nothing; see `minidalle bench`
 WHOLE_STREAM = 256  # positions, up to which cutting the stream into pieces gains nothing on the CPU
-# Streams, up to which decoding copies the keys that it sees into one place, for one fused call: a tenth to a
-# fifth faster on two cores. At 8 it depends on the stream's length; a GPU was not measured.
-FEW_STREAMS = 4
+FEW_STREAMS = 4  # streams, up to which decoding makes one fused call
 ONE_DNN = RLock()  # its switch is the whole process's: threads that decode take turns, a step each
 
 
@@ -111,3 +109,15 @@ def choose_attention(device: torch.device, length: int) -> tuple[str, str]:
     if device.type == "cpu" and length > WHOLE_STREAM:
         return "pieces", f"{length} positions: what the mask forbids in whole pieces is skipped"
     return "dense", f"{length} positions: one large product beats fetching the keys of blocks"
+
+
+def choose_decoding(streams: int) -> tuple[str, str]:
+    """The faster of two ways for one new position a stream to meet its keys, and the reason: "together", with
+    its keys copied into one place for one fused call, or "apart", each where it lies.
+
+    For few streams together is a tenth to a fifth faster on two cores; at 8 it depends on the stream's
+    length. A GPU was not measured.
+    """
+    if streams <= FEW_STREAMS:
+        return "together", "few streams: one fused call costs less than copying their keys"
+    return "apart", "many streams: to copy all their keys costs more than a call for each place"

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 EPSILON = 0.1  # of the pixel map (paper, appendix A.3)
 SIGMA = 0.1  # of our Gaussian likelihood, in units of pixels in [0, 1]
 LIKELIHOODS = ("logit-laplace", "gaussian")
+FEW_CODES, LOW_PERPLEXITY = 1 / 4, 1 / 10  # of K: below one of them the codebook has collapsed
 Noise = torch.Generator | Sequence[torch.Generator]  # where random numbers come from
 
 
@@ -54,8 +55,11 @@ class DVAEConfig:
         if self.likelihood not in LIKELIHOODS:
             known = " or ".join(LIKELIHOODS)
             raise ValueError(f"unknown likelihood {self.likelihood!r}; choose {known}")
-        sizes = {name: value for name, value in vars(self).items() if type(value) is int}
-        for name, value in sizes.items():
+        for name, value in vars(self).items():
+            if name in ("logit_norm", "likelihood"):
+                continue
+            if not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.K < 2:
@@ -109,10 +113,10 @@ def gumbel_softmax(
     y = softmax((logits + g) / τ) with g standard Gumbel noise. As τ → 0 it becomes a one-hot sample.
     generator: of the noise; or a generator for each row, so that it does not matter what else is in the
     batch. straight_through: one-hot in forward, soft in backward; not the paper's, for chapter 4's
-    comparison. Raises ValueError unless τ > 0. Paper §2.1 (Jang et al. 2016; Maddison et al. 2016);
-    chapter 4.
+    comparison. Raises ValueError unless τ > 0, and for another number of generators than rows. Paper §2.1
+    (Jang et al. 2016; Maddison et al. 2016); chapter 4.
     """
-    if tau <= 0:
+    if not tau > 0:  # NaN is not, either
         raise ValueError(f"the temperature τ must be positive, not {tau}; use argmax for τ = 0")
     noise = exponential(torch.empty_like(logits, dtype=torch.float32), generator)
     gumbel = -noise.clamp_min(torch.finfo(torch.float32).tiny).log()
@@ -127,6 +131,8 @@ def exponential(out: Tensor, generator: Noise | None) -> Tensor:
     """Fill a tensor with exponential noise, from one generator or row by row from one each."""
     if not isinstance(generator, Sequence):
         return out.exponential_(generator=generator)
+    if len(generator) != len(out):
+        raise ValueError(f"{len(generator)} generators for {len(out)} rows; give one for each row")
     for row, each in zip(out, generator, strict=True):
         row.copy_(torch.rand(row.shape, generator=each, device=each.device))
     return out.neg_().log1p_().neg_()  # −ln(1 − u): four times as fast as exponential_ row by row
@@ -268,9 +274,14 @@ class DVAE(nn.Module):
         self.decoder = Decoder(config)
         initialise(self)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights', and that of all that goes in."""
+        return self.decoder.layers[0].weight.dtype
+
     def logits(self, x: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) → code logits (B, K, h, w)."""
-        check_pictures(x, self.config.size, "dVAE")
+        check_pictures(x, self.config.size, "dVAE", self.dtype)
         return self.encoder(map_pixels(x))
 
     def encode(self, x: Tensor) -> Tensor:
@@ -284,18 +295,20 @@ class DVAE(nn.Module):
         """
         self._check_tokens(tokens)
         c = self.config
-        one_hot = F.one_hot(tokens, c.K).to(self.decoder.layers[0].weight.dtype)
+        one_hot = F.one_hot(tokens, c.K).to(self.dtype)
         return self.decode_soft(one_hot.transpose(1, 2).unflatten(2, (c.grid, c.grid)))
 
     def decode_soft(self, z: Tensor) -> Tensor:
         """(Relaxed) one-hot codes (B, K, h, w) → pictures: the inverse map of sigmoid(μ).
 
-        Raises ValueError for another shape.
+        Raises ValueError for another shape, and another type than the weights'.
         """
         c = self.config
         if z.ndim != 4 or z.shape[1:] != (c.K, c.grid, c.grid):
             shape = f"(B, {c.K}, {c.grid}, {c.grid})"
             raise ValueError(f"this dVAE decodes codes of shape {shape}, not {tuple(z.shape)}")
+        if z.dtype != self.dtype:
+            raise ValueError(f"this dVAE decodes soft codes of {self.dtype}, not {z.dtype}")
         mu = self.decoder(z)[:, :3]
         return unmap_pixels(mu.float().sigmoid())
 
@@ -317,8 +330,11 @@ class DVAE(nn.Module):
         """The negative ELB of pictures (B, 3, H, W) and its parts, all scalars.
 
         β is on the paper's scale (6.6 there). balance weighs our marginal term, which keeps codes in use
-        while the run is young. generator: see `gumbel_softmax`. Chapter 5.
+        while the run is young. generator: see `gumbel_softmax`. Chapter 5. Raises ValueError for weights
+        below 0.
         """
+        if not (beta >= 0 and balance >= 0):
+            raise ValueError(f"weights must be 0 or more, not β = {beta} and balance = {balance}")
         logits = self.logits(x).float()
         z = gumbel_softmax(logits, tau, generator=generator)
         nll = self.nll(x, self.decoder(z).float()).mean()
@@ -344,8 +360,9 @@ class DVAE(nn.Module):
             )
 
 
-def check_pictures(x: Tensor, size: int, reader: str) -> None:
-    """Raise ValueError unless these are floats (B, 3, size, size) in [0, 1], before any kernel runs."""
+def check_pictures(x: Tensor, size: int, reader: str, dtype: torch.dtype) -> None:
+    """Raise ValueError unless these are B ≥ 1 pictures (B, 3, size, size) in [0, 1], of the type of the
+    reader's weights, before any kernel runs."""
     if x.ndim != 4 or x.shape[1:] != (3, size, size):
         raise ValueError(
             f"this {reader} takes pictures of shape (B, 3, {size}, {size}), not {tuple(x.shape)}; "
@@ -353,6 +370,12 @@ def check_pictures(x: Tensor, size: int, reader: str) -> None:
         )
     if not x.is_floating_point():
         raise ValueError(f"pictures must be floats in [0, 1], not {x.dtype}; divide uint8 by 255")
+    if not len(x):
+        raise ValueError(f"no pictures for this {reader}; give at least one")
+    if x.dtype != dtype:
+        raise ValueError(
+            f"pictures must be {dtype}, as the weights of this {reader}, not {x.dtype}"
+        )
     has_values = x.numel() and not x.is_meta
     low, high = x.detach().aminmax() if has_values else (0.0, 0.0)
     if not 0 <= float(low) <= float(high) <= 1:
@@ -371,8 +394,24 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
 
 
 def code_usage(tokens: Tensor, K: int) -> tuple[int, float]:
-    """How many of K codes occur in the tokens, and the perplexity of their frequencies (1 … K)."""
+    """How many of K codes occur in the tokens, and the perplexity of their frequencies (1 … K).
+
+    Raises ValueError for no tokens at all, and for some outside 0 … K − 1.
+    """
+    low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, -1)
+    if not 0 <= low <= high < K:
+        found = f"from {low} to {high}" if tokens.numel() else "none"
+        raise ValueError(f"image tokens must lie in 0 … {K - 1}; these are {found}")
     frequency = torch.bincount(tokens.flatten(), minlength=K).double()
     p = frequency / frequency.sum()
     entropy = -(p * p.clamp_min(1e-300).log()).sum()
     return int((frequency > 0).sum()), float(entropy.exp())
+
+
+def collapse(used: int, perplexity: float, K: int) -> str:
+    """What to say where most of K codes are out of use, or hardly used; "" where all is well. Chapter 5."""
+    if used < FEW_CODES * K:
+        return f"warning: only {used} of {K} codes are in use; see chapter 5"
+    if perplexity < LOW_PERPLEXITY * K:
+        return f"warning: the perplexity of {K} codes is only {perplexity:.1f}; see chapter 5"
+    return ""

@@ -20,7 +20,7 @@ from .candidates import BATCH, Candidates, Clock, ask, decode, draw_candidates, 
 from .card import machine
 from .data import Scope, World
 from .device import choose_precision
-from .dvae import code_usage
+from .dvae import code_usage, collapse
 from .examiner import EXAMINER_SEED, AnotherWorld, Examiner, load_examiner, train_examiner
 from .image_prompts import FAMILY, examine_prompts
 from .scores import (
@@ -128,6 +128,9 @@ def scoreboard(
         "likeness": {split: each.likeness() for split, each in sets.items()},
         "diversity": {split: each.diversity(bundle.dvae.config.K) for split, each in sets.items()},
     }
+    codes = board["diversity"]["test"][TRUE]
+    if warning := collapse(codes["used"], codes["perplexity"], bundle.dvae.config.K):
+        echo(warning)
     missing = []
     if FAMILY in learned.families:
         board["image prompts"] = examine_prompts(bundle, judge, learned, n, seed)

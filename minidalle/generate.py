@@ -6,6 +6,7 @@ or not in it: top-k and top-p (Fan et al. 2018; Holtzman et al. 2019) and guidan
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from tqdm.auto import tqdm
 
 from .dalle import DALLE
 from .device import decoding
+from .masks import check_sizes, check_whole
 from .show import quiet
 from .transformer import Cache
 
@@ -39,6 +41,8 @@ class Sampling:
             raise ValueError(f"top-p must lie in (0, 1], not {self.top_p}")
         if not 0 <= self.guidance < float("inf"):
             raise ValueError(f"guidance must be 0 or more (1 is none), not {self.guidance}")
+        if not isinstance(self.top_k, Integral | None):
+            raise ValueError(f"top-k must be a whole number of codes, not {self.top_k!r}")
 
     def check(self, K: int) -> None:
         """Raise ValueError unless top-k lies in 1 … K, the number of image codes."""
@@ -56,7 +60,9 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """The fewest most likely codes of each row whose probabilities sum to p or more."""
+    """The fewest most likely codes of each row whose probabilities sum to p or more; 1 keeps them all."""
+    if p == 1:  # sums of thousands of codes reach 1 by rounding before their end
+        return logits
     ordered, order = logits.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered  # mass of the codes that are likelier
     drop = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= p)
@@ -67,8 +73,8 @@ def choose(logits: Tensor, u: Tensor, sampling: Sampling = Sampling()) -> Tensor
     """One code a row: logits (B, K) and uniform numbers u (B,) in [0, 1) → ids (B,).
 
     The inverse of the cumulative distribution at u, so that the numbers alone decide; temperature 0
-    is greedy and ignores them. Raises ValueError for a top-k that is no number of codes and for another
-    number of rows.
+    is greedy and ignores them. Raises ValueError for a top-k that is no number of codes, for another number
+    of rows, for numbers outside [0, 1) and for logits without a finite largest one.
     """
     sampling.check(logits.shape[-1])
     if logits.ndim != 2 or u.shape != logits.shape[:1]:
@@ -76,10 +82,18 @@ def choose(logits: Tensor, u: Tensor, sampling: Sampling = Sampling()) -> Tensor
         raise ValueError(
             "logits (B, K) need numbers (B,); their shapes are {} and {}".format(*shapes)
         )
+    top = logits.amax(-1, keepdim=True).double()
+    if not top.isfinite().all():
+        worst = float(top[~top.isfinite()][0])
+        raise ValueError(
+            f"the largest logit of a row must be finite, not {worst}; look for damaged weights, or a "
+            f"guidance (here {sampling.guidance}) that is too large"
+        )
     if sampling.temperature == 0:
         return logits.argmax(-1)
+    if not ((u >= 0) & (u < 1)).all():
+        raise ValueError(f"numbers must lie in [0, 1); these go from {u.min()} to {u.max()}")
     logits = logits.double()
-    top = logits.amax(-1, keepdim=True)
     logits = (logits - top) / sampling.temperature  # the largest is 0, finite however cold
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
@@ -119,12 +133,13 @@ def generate(
     """n pictures' tokens for each caption: text (C, T) → image tokens (C · n, N), caption by caption.
 
     image (C, N): image tokens of which the first ``rows`` rows are given and kept, the rest is drawn.
-    Each caption's prefix, with its given rows, is computed once and shared by its n candidates. The result
-    depends on the generator (a CPU one), not on ``batch``, the number of pictures at a time (up to
-    rounding). Raises ValueError for settings out of range and shapes that do not fit.
+    Each caption's prefix, with its given rows, is computed once and shared by its candidates of a batch. The
+    result depends on the generator (a CPU one), not on ``batch``, the number of pictures at a time, up to
+    rounding: products of other shapes round differently, which can turn a code whose number lay on the edge
+    (of 80 pictures of 42 tokens none or one in 32 bit, a few in 16 bit). Raises ValueError for settings out
+    of range and shapes that do not fit.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, not {batch}")
+    check_sizes(batch=batch)
     owners, u, given = _prepare(model, text, generator, n, sampling, image, rows)
     pieces = []
     left = model.config.N - given.shape[1]
@@ -138,7 +153,6 @@ def generate(
     return torch.cat(pieces)
 
 
-@torch.no_grad()
 def progress(
     model: DALLE,
     text: Tensor,
@@ -153,7 +167,16 @@ def progress(
     The first ``known`` codes of every picture are drawn, the others are 0 and mean nothing yet. The last
     tokens yielded are what `generate` returns for the same arguments.
     """
-    owners, u, given = _prepare(model, text, generator, n, sampling, image, rows)
+    # Not in the generator, which would complain when it is first asked for tokens.
+    prepared = _prepare(model, text, generator, n, sampling, image, rows)
+    return _rows(model, text, *prepared, sampling)
+
+
+@torch.no_grad()
+def _rows(
+    model: DALLE, text: Tensor, owners: Tensor, u: Tensor, given: Tensor, sampling: Sampling
+) -> Iterator[tuple[Tensor, int]]:
+    """The tokens of all pictures after each row of them."""
     for tokens, known in _decode(model, text, owners, u, given, sampling):
         if known % model.config.w == 0:
             yield tokens.clone(), known
@@ -179,6 +202,7 @@ def _prepare(
         raise ValueError(f"n, the pictures for each caption, must be at least 1, not {n}")
     if not len(text):
         raise ValueError("no caption given; text tokens must have shape (C, T) with C ≥ 1")
+    check_whole(n=n, rows=rows)
     if not 0 <= rows < c.h or (image is None) != (rows == 0):
         what = "no image" if image is None else "an image"
         raise ValueError(f"rows = {rows} with {what}: give image tokens and 1 … {c.h - 1} rows")

@@ -15,6 +15,7 @@ The stream is [start-of-text, T text tokens, start-of-image, N image tokens]. It
 are the *prefix*: causal among themselves, seen by every image token in every layer.
 """
 
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -51,8 +52,9 @@ def offsets(kind: str, h: int, w: int, kernel: int) -> Tensor:
 
 def image_mask(kind: str, h: int, w: int, kernel: int) -> Tensor:
     """Image-to-image mask of one kind of layer, (N, N)."""
+    back = offsets(kind, h, w, kernel)
     raster = torch.arange(h * w)
-    return torch.isin(raster[:, None] - raster[None, :], offsets(kind, h, w, kernel))
+    return torch.isin(raster[:, None] - raster[None, :], back)
 
 
 def row_mask(h: int, w: int) -> Tensor:
@@ -149,6 +151,7 @@ def stream_blocks(kind: str, prefix: int, h: int, w: int, kernel: int) -> Blocks
     W is the number of keys of a block: the prefix and, of the image, a few times √N for the row and column
     layers and a few times k² for the convolution. Nothing of size N² is made on the way.
     """
+    check_sizes(prefix=prefix)
     back = offsets(kind, h, w, kernel)
     text = torch.arange(prefix)
     queries = list(text.split(BLOCK))
@@ -201,8 +204,16 @@ def check_kind(kind: str, kernel: int) -> None:
         raise ValueError(f"the convolution's kernel must be odd, not {kernel}; try {kernel + 1}")
 
 
+def check_whole(**numbers: int) -> None:
+    """Raise ValueError that names the first number with a fraction, or that is none."""
+    for name, number in numbers.items():
+        if not isinstance(number, Integral):
+            raise ValueError(f"{name} must be a whole number, not {number!r}")
+
+
 def check_sizes(**sizes: int) -> None:
-    """Raise ValueError that names the first size that is not at least 1."""
+    """Raise ValueError that names the first size that is not a whole number of at least 1."""
+    check_whole(**sizes)
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")

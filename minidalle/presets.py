@@ -54,10 +54,11 @@ class DVAETraining(Training):
     Paper (appendix A.2): 3M steps of 512, lr 1e-4 → 1.25e-6 over 1.2M, τ 1 → 1/16 over 150k, β 0 → 6.6 over
     5k, decay 1e-4, average 0.999, no balance term.
 
-    The learning rate falls to a hundredth. tau: first and last temperature; reached after ``tau_share`` of
-    the steps. beta: KL weight on the paper's scale, reached after ``beta_share``. balance: weight of the
-    marginal KL (ours), of the examples that one process computes at once. muon_lr: of the residual blocks'
-    kernels (Muon, ours); None leaves them to AdamW, as in the paper.
+    lr_last: share of the learning rate that is left after ``lr_steps`` steps; None is all of them. tau: first
+    and last temperature; reached after ``tau_share`` of the steps. beta: KL weight on the paper's scale,
+    reached after ``beta_share``. balance: weight of the marginal KL (ours), of the examples that one process
+    computes at once. muon_lr: of the residual blocks' kernels (Muon, ours); None leaves them to AdamW, as in
+    the paper.
     """
 
     tau: tuple[float, float]
@@ -66,6 +67,8 @@ class DVAETraining(Training):
     beta_share: float
     balance: float
     muon_lr: float | None = None
+    lr_last: float = 0.01
+    lr_steps: int | None = None
     weight_decay: float = 1e-4
 
 
@@ -242,7 +245,8 @@ PAPER = Preset(
     dvae=DVAEConfig(),
     dalle=DALLEConfig(),
     dvae_training=DVAETraining(
-        steps=3_000_000, batch=512, lr=1e-4, warmup=0, tau=(1.0, 1 / 16), tau_share=0.05, beta=6.6,
+        steps=3_000_000, batch=512, lr=1e-4, lr_last=1 / 80, lr_steps=1_200_000, warmup=0,
+        tau=(1.0, 1 / 16), tau_share=0.05, beta=6.6,
         beta_share=1 / 600, balance=0.0, clip=float("inf"), ema=0.999,
     ),
     dalle_training=DALLETraining(

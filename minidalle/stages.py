@@ -15,7 +15,7 @@ from .clip import CLIP, CLIPConfig, Contrast, contrast, matrices, same_rows
 from .dalle import DALLE, DALLEConfig
 from .data import FewFamilies, Order, Reading, Source, World, generator_of, to_float, to_uint8
 from .device import autocast
-from .dvae import DVAE, Block, DVAEConfig, code_usage, psnr
+from .dvae import DVAE, Block, DVAEConfig, code_usage, collapse, psnr
 from .files import write_atomically
 from .loop import Batch, Portion, Stage
 from .optim import adamw, muon_and_adamw
@@ -32,7 +32,6 @@ M = TypeVar("M")  # the model it describes
 ROOMY, LONGEST = 32, 64  # text positions for captions of people; the most that they are raised to
 SPARE = 4  # text positions beyond the longest caption of the world, for those of other splits
 SHOWN = 16  # pictures of a grid of samples
-USED_WARNING = 0.25  # warn when fewer than this share of the codes is in use
 
 
 class Unseen(NamedTuple):
@@ -105,7 +104,9 @@ def dvae_stage(
         load=load,
         loss=loss,
         optimizer=partial(dvae_optimizer, t),
-        rate=lambda step: warmup(step, t.warmup) * cosine(step, 1.0, 0.01, t.steps),
+        rate=lambda step: (
+            warmup(step, t.warmup) * cosine(step, 1.0, t.lr_last, t.lr_steps or t.steps)
+        ),
         figures=schedules,
         examine=lambda model: examine_dvae(model, unseen.pictures),
         sample=lambda model: reconstructions(model, unseen),
@@ -128,8 +129,8 @@ def examine_dvae(model: DVAE, pictures: Tensor) -> dict[str, float]:
     pictures = pictures.to(next(model.parameters()).device)
     tokens = model.encode(pictures)
     used, perplexity = code_usage(tokens, model.config.K)
-    if used < USED_WARNING * model.config.K:
-        tqdm.write(f"warning: only {used} of {model.config.K} codes are in use; see chapter 5")
+    if warning := collapse(used, perplexity, model.config.K):
+        tqdm.write(warning)
     hard = psnr(pictures, model.decode(tokens)).mean()
     return {"psnr_hard": float(hard), "codes_used": used, "perplexity": perplexity}
 

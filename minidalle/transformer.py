@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .device import FEW_STREAMS, choose_attention, no_autocast
+from .device import choose_attention, choose_decoding, no_autocast
 from .masks import (
     Blocks,
     Pieces,
+    causal_mask,
     check_kind,
     check_sizes,
     layer_schedule,
@@ -197,7 +198,7 @@ class Attention(nn.Module):
         with no_autocast(x.device):
             if mask is not None:
                 out = attend(q, *parts[0], mask)
-            elif len(q) <= FEW_STREAMS:
+            elif choose_decoding(len(q))[0] == "together":
                 out = attend_fused(q, *torch.cat(parts, 3))
             else:
                 parts[0] = parts[0][:, ::alike]
@@ -349,6 +350,9 @@ class Transformer(nn.Module):
             text = slice(0, c.prefix)
             each = [(text, keys[start - c.prefix]) for keys in self.geometry("cached", x.device)]
             masks = [None] * c.L
+        elif end <= c.prefix:  # of text alone, without the masks of the picture
+            each = [(slice(0, end),)] * c.L
+            masks = [causal_mask(end)[start:].to(x.device)] * c.L
         else:
             each = [(slice(0, end),)] * c.L
             masks = [mask[start:end, :end] for mask in self.geometry("dense", x.device)]

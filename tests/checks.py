@@ -2,9 +2,12 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from minidalle.dalle import DALLE
@@ -337,6 +340,28 @@ def assert_relaxes_the_categorical(
     assert ((frequency - p).abs() < 5 * spread).all(), f"{frequency.tolist()} for {p.tolist()}"
 
 
+def assert_stays_finite(sample: Callable[[Tensor, float], Tensor]) -> None:
+    """sample(logits (B, K, h, w), τ) is a distribution however far apart the logits and however cold."""
+    for size in (0.0, 1e2, 1e4):
+        logits = size * torch.linspace(-1, 1, 5).view(1, 5, 1, 1).expand(2000, 5, 2, 2)
+        for tau in (1.0, 1 / 16, 1e-3):
+            z = sample(logits, tau)
+            assert z.isfinite().all(), f"logits to ±{size:g} at τ = {tau:g}"
+            torch.testing.assert_close(z.sum(1), torch.ones(2000, 2, 2))
+
+
+def assert_warns_of_collapse(said: Callable[[Tensor, int], str]) -> None:
+    """said(tokens, K): a warning where few of K codes are used, or few for nearly all; else silence."""
+    K = 40
+    every = torch.arange(K).repeat(50)
+    nearly = torch.cat([torch.arange(K), torch.zeros(4000, dtype=torch.int64)])
+    third, tenth = every % 13, every % 4
+    for name, tokens in {"one code": 0 * every, "a tenth": tenth, "nearly all one": nearly}.items():
+        assert said(tokens, K), f"no warning: {name}"
+    for name, tokens in {"every code": every, "a third of them": third}.items():
+        assert not said(tokens, K), f"a warning: {name}"
+
+
 # ------------------------------------------------------------------------------------ schedules
 
 
@@ -357,7 +382,61 @@ def assert_monotone(schedule: Callable[[int], float], steps: int) -> None:
     assert all(ups) or all(downs)
 
 
+def assert_half_cosine(
+    schedule: Callable[[int], float], first: float, last: float, steps: int
+) -> None:
+    """first + (last − first) · (1 − cos(π · step / steps)) / 2, then constant; steps divisible by 4."""
+    bent = (1 - math.sqrt(0.5)) / 2  # of the way after a quarter of the steps
+    shares = {0: 0.0, steps // 4: bent, steps // 2: 0.5, 3 * steps // 4: 1 - bent, steps: 1.0}
+    for step, share in {**shares, 2 * steps: 1.0}.items():
+        expected = first + (last - first) * share
+        assert math.isclose(schedule(step), expected, rel_tol=1e-9, abs_tol=1e-12), step
+
+
+# ------------------------------------------------------------------------------------ files
+
+
+def assert_file_holds(path: Path, pictures: np.ndarray) -> None:
+    """The PNG at ``path`` has these values (H, W, 3), uint8: no pixel changed, stretched or recoloured."""
+    with Image.open(path) as image:
+        assert image.format == "PNG", f"a {image.format}"
+        found = np.array(image)
+    assert found.shape == pictures.shape, f"the shape is {found.shape}"
+    assert (found == pictures).all(), "other values"
+
+
+def assert_all_found(found: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    """Every picture by its whole name, with its own caption."""
+    assert not (lost := set(expected) - set(found)), f"lost: {sorted(lost)}"
+    assert found == expected
+
+
+def assert_splits_disjoint(split: Callable[[], Mapping[str, Iterable]], everything: set) -> None:
+    """Each thing in exactly one split, and in the same one when asked again."""
+    parts = [set(each) for each in split().values()]
+    assert set().union(*parts) == everything, "some are in no split"
+    assert sum(map(len, parts)) == len(everything), "some are in two splits"
+    assert [set(each) for each in split().values()] == parts, "some have moved"
+
+
 # ------------------------------------------------------------------------------------ arguments
+
+
+def assert_refuses_ids(call: Callable[[Tensor], object], ids: Tensor, size: int) -> None:
+    """A ValueError that has the range and the id, before any kernel, wherever one is out of range."""
+    call(ids)
+    for wrong in (-100, -1, size, size + 1000):
+        for place in (0, ids.shape[1] - 1):
+            bad = ids.clone()
+            bad[-1, place] = wrong
+            try:
+                call(bad)
+            except ValueError as error:
+                assert f"0 … {size - 1}" in str(error) and str(wrong) in str(error), str(error)
+            except (IndexError, RuntimeError) as error:
+                raise AssertionError(f"a kernel met {wrong}: {error}") from error
+            else:
+                raise AssertionError(f"{wrong} was taken for an id")
 
 
 def assert_untouched(call: Callable[[], object], *tensors: Tensor) -> None:

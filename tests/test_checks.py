@@ -1,18 +1,24 @@
 """Every check fails on the fault that it is there to catch; the faults are kept here."""
 
 import math
+import random
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from builders import shake, tiny_dalle, tiny_dvae, tiny_tokens, tiny_transformer
 from checks import (
+    assert_all_found,
     assert_causal,
     assert_decoding_reads_only,
     assert_encodes_the_same_twice,
+    assert_file_holds,
     assert_forms_agree,
     assert_frozen,
     assert_guided_as_uncached,
+    assert_half_cosine,
     assert_keeps_k,
     assert_kl_is_per_token,
     assert_lossless,
@@ -22,19 +28,25 @@ from checks import (
     assert_padding_is_apart,
     assert_pictures,
     assert_receptive_field,
+    assert_refuses_ids,
     assert_relaxes_the_categorical,
     assert_same_logits_with_cache,
     assert_same_with_cache,
     assert_schedule_is_pure,
+    assert_splits_disjoint,
+    assert_stays_finite,
     assert_untouched,
+    assert_warns_of_collapse,
     stream_logits,
     stream_matrix,
 )
+from PIL import Image
 
 from minidalle import masks
-from minidalle.dvae import gumbel_softmax, kl_to_uniform
+from minidalle.dvae import code_usage, collapse, gumbel_softmax, kl_to_uniform
 from minidalle.generate import Sampling, generate, guide, keep_top_k
 from minidalle.masks import stream_mask
+from minidalle.schedules import cosine, linear
 from minidalle.transformer import (
     FORMS,
     Attention,
@@ -596,7 +608,61 @@ def test_a_wrong_relaxation_is_noticed(fault):
         assert_relaxes_the_categorical(WRONG_RELAXATION[fault])
 
 
+def softmax_by_hand(logits, tau):
+    """Without taking the largest away first: ∞ / ∞."""
+    y = ((logits - torch.empty_like(logits).exponential_().log()) / tau).exp()
+    return y / y.sum(1, keepdim=True)
+
+
+def noise_that_can_be_infinite(logits, tau):
+    """−ln(−ln u) of a u that can be 1, here once in 64: torch.rand is below 1, but not all generators are."""
+    u = (64 * torch.rand_like(logits)).ceil() / 64
+    return ((logits - (-u.log()).log()) / tau).softmax(1)
+
+
+@pytest.mark.parametrize("fault", [softmax_by_hand, noise_that_can_be_infinite])
+def test_a_relaxation_that_overflows_is_noticed(fault):
+    """NaN at extreme values."""
+    assert_stays_finite(gumbel_softmax)
+    with fails:
+        assert_stays_finite(fault)
+
+
+def said_of(tokens, K):
+    return collapse(*code_usage(tokens, K), K)
+
+
+WRONG_WARNINGS = {
+    "never": lambda tokens, K: "",
+    "always": lambda tokens, K: "warning",
+    "of the count alone": lambda tokens, K: "warning" * (code_usage(tokens, K)[0] < K / 4),
+    "of the most frequent code": lambda tokens, K: (
+        "warning" * bool(tokens.bincount().max() > len(tokens) / 2)
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_WARNINGS)
+def test_a_collapse_that_nobody_is_told_of_is_noticed(fault):
+    """Nor is a warning that always comes one."""
+    assert_warns_of_collapse(said_of)
+    with fails:
+        assert_warns_of_collapse(WRONG_WARNINGS[fault])
+
+
 # ------------------------------------------------------------------------------------- schedules
+
+
+def test_a_straight_line_is_no_cosine():
+    """Both are pure, monotone, and equal at the ends and in the middle."""
+    assert_half_cosine(lambda step: cosine(step, 1.0, 1 / 16, 80), 1.0, 1 / 16, 80)
+    for fault in (
+        lambda step: linear(step, 1.0, 1 / 16, 80),
+        lambda step: cosine(step, 1.0, 1 / 16, 160),  # half of it
+        lambda step: 1 / 16 + 15 / 16 * (1 + math.cos(math.pi * step / 80)) / 2,  # comes back
+    ):
+        with fails:
+            assert_half_cosine(fault, 1.0, 1 / 16, 80)
 
 
 def test_a_schedule_that_compounds_on_itself_is_noticed():
@@ -617,7 +683,94 @@ def test_a_schedule_of_the_position_within_an_epoch_is_noticed():
         assert_monotone(lambda step: math.cos(math.pi * (step % 20) / 40), 50)
 
 
+# ------------------------------------------------------------------------------------- files, splits
+
+
+def stretched(picture, path):
+    """As a plot does that scales to the data's smallest and largest value."""
+    low, high = picture.min(), picture.max()
+    Image.fromarray((255.0 * (picture - low) / (high - low)).astype(np.uint8)).save(path, "PNG")
+
+
+WRONG_FILES = {
+    "values stretched": stretched,
+    "lossy": lambda picture, path: Image.fromarray(picture).save(path, "JPEG"),
+    "resized": lambda picture, path: Image.fromarray(picture).resize((16, 16)).save(path, "PNG"),
+    "blue for red": lambda picture, path: Image.fromarray(picture[..., ::-1].copy()).save(
+        path, "PNG"
+    ),
+    "turned": lambda picture, path: Image.fromarray(picture.swapaxes(0, 1).copy()).save(
+        path, "PNG"
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_FILES)
+def test_a_file_that_is_not_the_picture_is_noticed(fault, tmp_path):
+    """Each of the ways in which saving has changed pictures."""
+    picture = np.random.default_rng(0).integers(60, 200, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "right.png")
+    assert_file_holds(tmp_path / "right.png", picture)
+    WRONG_FILES[fault](picture, tmp_path / "wrong.png")
+    with fails:
+        assert_file_holds(tmp_path / "wrong.png", picture)
+
+
+WRONG_LOADERS = {
+    "by stem": lambda names: {Path(name).stem: caption for name, caption in names.items()},
+    "the last of a stem": lambda names: {
+        name: max(c for n, c in names.items() if Path(n).stem == Path(name).stem) for name in names
+    },
+    "lower-case suffixes": lambda names: {
+        name: caption for name, caption in names.items() if name.endswith((".png", ".jpg"))
+    },
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_LOADERS)
+def test_a_lost_picture_is_noticed(fault):
+    """One file overwrites another's entry, or a suffix is not known."""
+    names = {"a/x.png": "one", "b/x.png": "two", "b/y.JPG": "three"}
+    assert_all_found(dict(names), names)
+    with fails:
+        assert_all_found(WRONG_LOADERS[fault](names), names)
+
+
+def with_replacement():
+    """Two draws of a list: some in both, some in none."""
+    chance = random.Random(0)
+    return {"train": chance.choices(range(40), k=36), "test": chance.choices(range(40), k=4)}
+
+
+ANEW = random.Random(1)
+
+
+def shuffled_anew():
+    """Disjoint each time, and another split each time."""
+    order = ANEW.sample(range(40), 40)
+    return {"train": order[:36], "test": order[36:]}
+
+
+@pytest.mark.parametrize("fault", [with_replacement, shuffled_anew])
+def test_a_split_that_leaks_is_noticed(fault):
+    """Trained on what is tested, in one run or from one run to the next."""
+    assert_splits_disjoint(lambda: {"train": range(36), "test": range(36, 40)}, set(range(40)))
+    with fails:
+        assert_splits_disjoint(fault, set(range(40)))
+
+
 # ------------------------------------------------------------------------------------- arguments
+
+
+def test_ids_that_reach_a_kernel_are_noticed():
+    """An embedding that says "index out of range in self"; a clamp that lets them pass."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model)
+    assert_refuses_ids(lambda ids: model(text, ids), image, 11)
+    with fails:
+        assert_refuses_ids(lambda ids: model.image_embedding(ids), image, 11)
+    with fails:
+        assert_refuses_ids(lambda ids: model(text, ids.clamp(0, 10)), image, 11)
 
 
 def test_a_function_that_writes_into_its_argument_is_noticed():

@@ -11,7 +11,9 @@ from checks import (
     assert_kl_is_per_token,
     assert_pictures,
     assert_relaxes_the_categorical,
+    assert_stays_finite,
     assert_untouched,
+    assert_warns_of_collapse,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from minidalle.dvae import (
     SIGMA,
     DVAEConfig,
     code_usage,
+    collapse,
     gaussian_nll,
     gumbel_softmax,
     kl_to_uniform,
@@ -182,6 +185,9 @@ def test_arguments_are_left_alone():
         (torch.full((2, 3, 8, 8), 255.0), r"in \[0, 1\].*255 to 255"),
         (torch.full((2, 3, 8, 8), -0.5), r"in \[0, 1\].*-0.5 to -0.5"),
         (torch.full((2, 3, 8, 8), torch.nan), r"in \[0, 1\].*nan"),
+        (torch.rand(0, 3, 8, 8), "no pictures"),
+        (torch.rand(2, 3, 8, 8).double(), "must be torch.float32.*not torch.float64"),
+        (torch.rand(2, 3, 8, 8).half(), "must be torch.float32.*not torch.float16"),
     ],
 )
 def test_wrong_pictures_are_errors(x, words):
@@ -212,6 +218,32 @@ def test_codes_of_another_shape_are_errors():
     """The message has both shapes."""
     with pytest.raises(ValueError, match=r"\(B, 11, 2, 2\).*\(1, 10, 2, 2\)"):
         tiny_dvae().decode_soft(torch.zeros(1, 10, 2, 2))
+    with pytest.raises(ValueError, match="torch.float32, not torch.int64"):
+        tiny_dvae().decode_soft(torch.zeros(1, 11, 2, 2).long())
+
+
+@pytest.mark.parametrize("weights", [(-1.0, 0.0), (math.nan, 0.0), (0.0, -0.5), (0.0, math.nan)])
+def test_weights_below_0_are_errors(weights):
+    """A negative β would ask for a collapse."""
+    with pytest.raises(ValueError, match="weights must be 0 or more"):
+        tiny_dvae().elb(torch.rand(2, 3, 8, 8), 1.0, *weights)
+
+
+def test_usage_of_tokens_that_are_none():
+    """No tokens at all, and codes beyond K, have no perplexity among K."""
+    with pytest.raises(ValueError, match="0 … 4; these are none"):
+        code_usage(torch.zeros(0, 4).long(), 5)
+    with pytest.raises(ValueError, match="0 … 4; these are from 0 to 9"):
+        code_usage(torch.arange(10), 5)
+
+
+def test_a_collapse_has_a_warning():
+    """Of the codes that are used, and of how evenly."""
+    assert_warns_of_collapse(lambda tokens, K: collapse(*code_usage(tokens, K), K))
+    assert "only 1 of 64 codes" in collapse(1, 1.0, 64)
+    assert "perplexity of 64 codes is only 6.3" in collapse(64, 6.3, 64) and not collapse(
+        16, 6.4, 64
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,6 +256,7 @@ def test_codes_of_another_shape_are_errors():
         ({"blocks": -1}, "blocks must be at least 1, not -1"),
         ({"K": 1}, "K must be at least 2, not 1"),
         ({"width": 3}, "width 3.*bottleneck of 4"),
+        ({"K": 11.0}, r"K must be a whole number, not 11\.0"),
     ],
 )
 def test_wrong_configurations_are_errors(changes, words):
@@ -238,6 +271,25 @@ def test_wrong_configurations_are_errors(changes, words):
 def test_gumbel_softmax_follows_the_categorical():
     """Sums to 1 over the codes, and its argmax occurs as often as softmax(logits) says."""
     assert_relaxes_the_categorical(lambda logits, tau: gumbel_softmax(logits, tau))
+
+
+def each_row(logits, tau):
+    """With a generator for each row, as in training."""
+    generators = [torch.Generator().manual_seed(row) for row in range(len(logits))]
+    return gumbel_softmax(logits, tau, generator=generators)
+
+
+def test_gumbel_softmax_follows_the_categorical_with_a_generator_for_each_row():
+    """Their noise is made in another way, by the inverse of the exponential's distribution."""
+    assert_relaxes_the_categorical(each_row, draws=2000)
+    with pytest.raises(ValueError, match="3 generators for 2 rows"):
+        gumbel_softmax(torch.zeros(2, 5, 1, 1), 1.0, generator=[torch.Generator()] * 3)
+
+
+@pytest.mark.parametrize("sample", [gumbel_softmax, each_row], ids=["one generator", "one a row"])
+def test_gumbel_softmax_stays_finite(sample):
+    """Logits to ±10,000, τ down to 0.001."""
+    assert_stays_finite(sample)
 
 
 @pytest.mark.parametrize("dim", [1, -1])
@@ -320,7 +372,7 @@ def test_the_generator_decides():
     assert torch.equal(one, two) and torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("tau", [0, -1.0])
+@pytest.mark.parametrize("tau", [0, -1.0, math.nan])
 def test_a_temperature_that_is_not_positive_is_an_error(tau):
     """The message says what to do instead."""
     with pytest.raises(ValueError, match=f"{tau}.*argmax"):

@@ -98,8 +98,64 @@ def test_top_k_keeps_k_whatever_ties():
 
 
 def test_top_p_of_1_keeps_everything():
-    """Also what is very unlikely."""
+    """Also what is very unlikely, and of so many codes that their sum is 1 before the last ones."""
     assert keep_top_p(torch.tensor([[0.0, -20.0, -30.0]]).double(), 1.0).isfinite().all()
+    logits = 5 * torch.randn(50, 8192, generator=torch.Generator().manual_seed(0)).double()
+    assert keep_top_p(logits, 1.0).isfinite().all()
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_say_nothing_are_errors(worst, temperature):
+    """The code of damaged weights would be K, which is none. Some logits may be −∞, not all of them."""
+    logits = torch.zeros(2, 5)
+    logits[0, 1:] = -math.inf
+    u, sampling = torch.full((2,), 0.7), Sampling(temperature)
+    assert choose(logits, u, sampling)[0] == 0
+    logits[1] = worst
+    with pytest.raises(ValueError, match=f"must be finite, not {worst}"):
+        choose(logits, u, sampling)
+
+
+@pytest.mark.parametrize("u", [1.0, -0.1, math.nan])
+def test_numbers_that_are_no_chances_are_errors(u):
+    """The message has what was given."""
+    with pytest.raises(ValueError, match=r"\[0, 1\).*" + str(u)[:4]):
+        choose(torch.zeros(1, 3), torch.tensor([u]))
+
+
+def test_guidance_beyond_all_numbers_is_an_error():
+    """It overflows in 32 bit; the pictures would be of codes that do not exist."""
+    model = tiny_dalle(h=1, w=1)
+    with pytest.raises(ValueError, match=r"guidance \(here 1e\+39\)"):
+        generate(model, tiny_tokens(model)[0], torch.Generator(), sampling=Sampling(guidance=1e39))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n": 2.0}, "n must be a whole number, not 2.0"),
+        ({"image": True, "rows": 1.0}, "rows must be a whole number, not 1.0"),
+        ({"batch": 1.5}, "batch must be a whole number, not 1.5"),
+    ],
+)
+def test_parts_of_pictures_are_errors(changes, words):
+    """Whole rows, whole pictures."""
+    model = tiny_dalle()
+    text, image = tiny_tokens(model)
+    if "image" in changes:
+        changes = changes | {"image": image}
+    with pytest.raises(ValueError, match=words):
+        generate(model, text, torch.Generator(), **changes)
+    with pytest.raises(ValueError, match=r"top-k must be a whole number of codes, not 2\.5"):
+        Sampling(top_k=2.5)
+
+
+def test_progress_complains_before_its_first_tokens_are_asked_for():
+    """Where it was called, not where somebody shows what it draws."""
+    model = tiny_dalle()
+    with pytest.raises(ValueError, match="n, the pictures for each caption"):
+        progress(model, tiny_tokens(model)[0], torch.Generator(), n=0)
 
 
 def test_every_row_is_cut_by_itself():

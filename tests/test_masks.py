@@ -11,6 +11,7 @@ from minidalle.masks import (
     causal_mask,
     image_mask,
     layer_schedule,
+    stream_blocks,
     stream_mask,
     visible_keys,
 )
@@ -131,6 +132,16 @@ def test_an_even_kernel_is_an_error(kernel):
     """It would have no middle; the message names it."""
     with pytest.raises(ValueError, match=str(kernel)):
         image_mask("convolution", 3, 3, kernel)
+
+
+def test_a_grid_that_is_none_is_an_error():
+    """Before anything of its size is made."""
+    with pytest.raises(ValueError, match="h must be at least 1, not -1"):
+        image_mask("row", -1, 3, 3)
+    with pytest.raises(ValueError, match="prefix must be at least 1, not 0"):
+        stream_blocks("row", 0, 2, 2, 3)
+    with pytest.raises(ValueError, match=r"w must be a whole number, not 2\.5"):
+        image_mask("row", 3, 2.5, 3)
 
 
 def test_an_unknown_kind_is_an_error_that_lists_the_known():

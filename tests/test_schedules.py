@@ -1,9 +1,7 @@
 """Schedules are pure functions of the step with exact values at the start, the middle and the end."""
 
-import math
-
 import pytest
-from checks import assert_monotone, assert_schedule_is_pure
+from checks import assert_half_cosine, assert_monotone, assert_schedule_is_pure
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,8 +33,8 @@ def test_the_papers_temperatures_exactly():
 
 def test_a_cosine_is_no_straight_line():
     """At a quarter of the way it has gone (1 − cos 45°)/2 of it, about 15 %, not 25 %."""
-    assert cosine(25, 0.0, 1.0, 100) == pytest.approx((1 - math.sqrt(0.5)) / 2)
-    assert cosine(75, 0.0, 1.0, 100) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert_half_cosine(lambda step: cosine(step, 0.0, 1.0, 100), 0.0, 1.0, 100)
+    assert_half_cosine(lambda step: cosine(step, 1.0, 1 / 16, 1600), 1.0, 1 / 16, 1600)
 
 
 @given(values, values, lengths)

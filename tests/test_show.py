@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from checks import assert_file_holds
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -146,8 +147,8 @@ def test_the_file_on_disk_equals_the_pictures(tmp_path):
     """Saved, read back, compared pixel by pixel."""
     one = drawing(["a star"])
     path = one.save(tmp_path / "star.png")
+    assert_file_holds(path, np.array(one.grid()))
     sheet = Image.open(path)
-    assert sheet.format == "PNG"
     assert (tile(sheet, MARGIN, 2 * MARGIN, CELL) == np.array(enlarge(one.pictures[0]))).all()
 
 

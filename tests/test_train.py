@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from checks import assert_half_cosine
 from odd_files import encoded, hostile, img2dataset, odd_folder, write
 from PIL import Image
 from runs import QUICK, assert_same_run
@@ -210,6 +211,43 @@ def test_bpe_dropout_is_drawn_anew_every_step_and_alike_everywhere():
         again = Order(4, 0)(range(4, 8)).index(row)
         assert tokenizer.decode(text[k].tolist()) == tokenizer.decode(later[again].tolist())
     assert sorted(text.tolist()) != sorted(later.tolist())
+
+
+def test_the_papers_schedules_of_stage_1(quick):
+    """lr 1e-4 → 1.25e-6 over 1.2 M steps, τ 1 → 1/16 over 150,000, β 0 → 6.6 over 5,000 (appendix A.2)."""
+    paper = preset("paper").dvae_training
+    x = torch.rand(4, 3, 24, 24)
+    stage = stages.dvae_stage(QUICK.dvae, paper, World(CI.families, 24), stages.Unseen(x, []), 0)
+    ends = {"rate": 1_200_000, "tau": 150_000, "beta": 5_000}
+    values = {
+        "rate": (1e-4, 1.25e-6, lambda step: stage.rate(step) * paper.lr),
+        "tau": (1.0, 1 / 16, lambda step: stage.figures(step)["tau"]),
+        "beta": (0.0, 6.6, lambda step: stage.figures(step)["beta"]),
+    }
+    for name, (first, last, schedule) in values.items():
+        assert_half_cosine(schedule, first, last, ends[name])
+
+
+def test_our_schedules_of_every_stage(learning):
+    """Of `ci`: the dVAE's rate rises for 100 steps and falls to a hundredth, τ 1 → 0.2 over 4/5 of the
+    steps; DALL·E's rises for 20 and falls to 0 on a straight line; CLIP's falls to a hundredth."""
+    tokenizer, dvae, tokens, data, unseen = learning
+    t = CI.dvae_training
+    first = stages.dvae_stage(QUICK.dvae, t, data, unseen, 0)
+    assert first.rate(0) == pytest.approx(0.01) and first.rate(t.steps) == pytest.approx(0.01)
+    assert first.rate(t.steps // 2) == pytest.approx((1 + 0.01) / 2)
+    assert_half_cosine(lambda step: first.figures(step)["tau"], 1.0, 0.2, int(0.8 * t.steps))
+    size = replace(QUICK.dalle, V=tokenizer.V, T=tokenizer.T)
+    t = CI.dalle_training
+    second = stages.dalle_stage(size, t, tokenizer, tokens, lambda m: {}, lambda m: None, 0)
+    shares = [second.rate(step) for step in (0, 19, t.steps // 2, 3 * t.steps // 4, t.steps)]
+    assert shares == pytest.approx([1 / 20, 0.981, 0.5, 0.25, 0.0])
+    t = replace(CI.clip_training, batch=6)
+    size = replace(QUICK.clip, V=tokenizer.V, T=tokenizer.T)
+    third = stages.clip_stage(size, t, tokenizer, dvae, tokens, data, unseen, 0)
+    assert [third.rate(step) for step in (0, t.steps // 2, t.steps)] == pytest.approx(
+        [1 / 20, (1 + 0.01) / 2, 0.01]
+    )
 
 
 def test_a_collapse_is_reported(capsys, quick):

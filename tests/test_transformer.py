@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd.graph import saved_tensors_hooks
 
+from minidalle import device as device_room
 from minidalle import masks, transformer
-from minidalle.device import SHORT_STREAM, WHOLE_STREAM, choose_attention
+from minidalle.device import SHORT_STREAM, WHOLE_STREAM, choose_attention, choose_decoding
 from minidalle.masks import (
     BLOCK,
     KINDS,
@@ -48,7 +49,7 @@ STACKS = [(kind,) * 2 for kind in KINDS] + [layer_schedule(7)]
 @pytest.fixture(params=[0, 1000], ids=["keys apart", "keys together"])
 def route(request, monkeypatch):
     """Either way of decoding, however many streams there are."""
-    monkeypatch.setattr(transformer, "FEW_STREAMS", request.param)
+    monkeypatch.setattr(device_room, "FEW_STREAMS", request.param)
 
 
 both_routes = pytest.mark.usefixtures("route")
@@ -494,3 +495,17 @@ def test_sizes_that_do_not_fit_are_errors(changes, numbers):
     sizes = {"prefix": 3, "h": 2, "w": 2, "D": 8, "H": 2, "L": 2, "kernel": 3}
     with pytest.raises(ValueError, match=numbers):
         Transformer(TransformerConfig(**{**sizes, "kinds": ("row", "row"), **changes}))
+
+
+def test_the_way_of_decoding_has_a_reason():
+    """One fused call for few streams, none for many."""
+    assert [choose_decoding(n)[0] for n in (1, 4, 5, 64)] == ["together"] * 2 + ["apart"] * 2
+    assert all("streams" in choose_decoding(n)[1] for n in (1, 64))
+
+
+def test_the_text_alone_makes_no_mask_of_the_picture(monkeypatch):
+    """On a grid of 64×64 that would be 17 million entries for nothing."""
+    model = tiny_transformer()
+    monkeypatch.setattr(transformer, "stream_mask", lambda *_: pytest.fail("a mask was made"))
+    transformer.geometry.cache_clear()
+    model.extend(torch.randn(1, 3, 8), model.new_cache(1))

@@ -128,6 +128,8 @@ def told(reasons: Iterable[str]) -> str:
 def to_float(pictures: Sequence[np.ndarray]) -> Tensor:
     """uint8 pictures (H, W, 3) → one float32 tensor (B, 3, H, W) in [0, 1]. Raises ValueError for others."""
     stacked = np.stack(pictures)
+    if stacked.ndim != 4 or stacked.shape[3] != 3:
+        raise ValueError(f"pictures must have shape (H, W, 3), not {stacked.shape[1:]}; use RGB")
     if stacked.dtype != np.uint8:
         raise ValueError(
             f"pictures must be uint8, 0 to 255, not {stacked.dtype}; if they lie in [0, 1], use "
