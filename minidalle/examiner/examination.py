@@ -9,15 +9,17 @@ import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from ..data import generator_of
+from ..data import generator_of, to_float
 from ..scores import Share
 from ..show import quiet
 from ..world import Scene, family
 from .lessons import (
+    DIFFERENCES,
     EMPTY,
     MISMATCHED,
     SPOILT,
     contradict,
+    differing,
     draw,
     empty_below,
     may_learn,
@@ -162,6 +164,13 @@ def redrawn(
 ) -> Iterator[Finding]:
     """Pictures of what is nearly the scene, judged by the scene itself."""
     name = scenes[0].family
+    for flaw in family(name).flaws:
+        shown = [family(name).flawed(scene, flaw, examiner.size, rng) for scene in scenes]
+        pairs = [(picture, scene) for picture, scene in zip(shown, scenes, strict=True)]
+        pairs = [(picture, scene) for picture, scene in pairs if picture is not None]
+        if pairs:
+            shown, asked = zip(*pairs, strict=True)
+            yield Finding(REJECTED, name, flaw, share(~examiner.right(to_float(shown), asked)))
     for case, change in NEARLY.get(name, {}).items():
         pairs = [(scene, change(scene, rng)) for scene in scenes]
         pairs = [(scene, other) for scene, other in pairs if other not in (None, scene)]
@@ -273,16 +282,17 @@ def halves(
     for alone, suffix in ((True, ", alone"), (False, "")):
         wrong = ~examiner.right(empty, scenes, only_below=alone)
         yield Finding(REJECTED, HALVES, EMPTY + suffix, share(wrong))
-    pairs = []
-    for scene in scenes:
-        if mates := [other for other in scenes if contradict(scene, other)]:
-            mate = rng.choice(mates)
-            pairs.append((scene, Scene(mate.family, mate.slots, scene.layout)))
-    if pairs:
-        mixed = torch.stack([mismatched(one, other, examiner.size) for one, other in pairs])
-        ones, others = zip(*pairs, strict=True)
-        right = examiner.right(mixed, ones) | examiner.right(mixed, others)
-        yield Finding(REJECTED, HALVES, MISMATCHED, share(~right))
+    for slot in DIFFERENCES:
+        pairs = []
+        for scene in scenes:
+            mates = [Scene(HALVES, differing(scene, x, slot), scene.layout) for x in scenes]
+            if mates := [mate for mate in mates if contradict(scene, mate)]:
+                pairs.append((scene, rng.choice(mates)))
+        if pairs:
+            mixed = torch.stack([mismatched(one, other, examiner.size) for one, other in pairs])
+            ones, others = zip(*pairs, strict=True)
+            right = examiner.right(mixed, ones) | examiner.right(mixed, others)
+            yield Finding(REJECTED, HALVES, f"{MISMATCHED}: {slot}", share(~right))
     for slot in ("subject", "change"):
         differ = [
             (k, s)

@@ -24,7 +24,7 @@ from .network import ABSENT, HALVES, Examiner, below, shown_below
 EXAMINER_SEED = 1234  # of the examiner's own training scenes
 KEPT = 4  # one in so many held-out scenes is kept for its examination
 SPOILT_SHARE = 0.2  # of its lessons show nothing
-STEPS = 3000
+STEPS = 4000
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3  # with AdamW alone it took three times as many steps
 
@@ -164,6 +164,7 @@ def spoil(how: str, x: Tensor, other: Tensor, generator: Generator) -> Tensor:
 # ------------------------------------------------------------------- spoilt in one family only: its halves
 
 MISMATCHED, EMPTY = "halves that contradict each other", "lower half empty"
+DIFFERENCES = ("anything", "colour", "subject")  # between two halves that contradict each other
 
 
 def mismatched(one: Scene, other: Scene, size: int) -> Tensor:
@@ -178,9 +179,15 @@ def contradiction(
     """Two translations at the same place; the lower half of the second cannot belong to the first."""
     while True:
         one, other = (lesson(family(HALVES), rng, where) for _ in range(2))
-        other = Scene(other.family, other.slots, one.layout)
+        slot = rng.choice(DIFFERENCES)
+        other = Scene(HALVES, differing(one, other, slot), one.layout)
         if may_learn(other) and contradict(one, other):
             return one, other
+
+
+def differing(one: Scene, other: Scene, slot: str) -> dict[str, str]:
+    """The slots of another translation, or of the first one with one slot of the other."""
+    return other.slots if slot == "anything" else {**one.slots, slot: other.slots[slot]}
 
 
 def contradict(upper: Scene, lower: Scene) -> bool:
@@ -198,6 +205,28 @@ def empty_below(x: Tensor, generator: Generator) -> Tensor:
     lower = x[:, half:].repeat_interleave(2, 1)
     lower = F.avg_pool2d(way(lower, x, generator), (2, 1))
     return torch.cat([x[:, :half], lower], 1)
+
+
+# ------------------------------------------------------------------------- nearly right, family by family
+
+FLAWED = "flawed"
+# How often each way to spoil a picture is taken; the nearly right ones are the hardest to tell.
+OFTEN = {MISMATCHED: 3, FLAWED: 5}
+MANY_FLAWS = {"attributes": 3}  # families whose flaws are harder to see than the others'
+
+
+def flawed(
+    each: Family, size: int, rng: random.Random, where: Mapping[str, Sequence[str]] | None
+) -> Tensor | None:
+    """A picture (3, size, size) of a family with one of its `flaws`; None where a scene has no such flaw."""
+    picture = each.flawed(lesson(each, rng, where), rng.choice(each.flaws), size, rng)
+    return None if picture is None else to_float([picture])[0]
+
+
+def can_be_flawed(each: Family, size: int, where: Mapping[str, Sequence[str]] | None) -> bool:
+    """Whether some scenes of a family that fit ``where`` can have a flaw."""
+    rng = random.Random(each.name)
+    return bool(each.flaws) and any(flawed(each, size, rng, where) is not None for _ in range(50))
 
 
 # ----------------------------------------------------------------------------------- worn pictures
@@ -258,8 +287,11 @@ class Lessons:
         self.ways = [*SPOILT]
         self.turns = [(name, False) for name in names for _ in range(TURNS.get(name, 1))]
         if HALVES in names:
-            self.ways += [MISMATCHED, EMPTY]
+            self.ways += [MISMATCHED] * OFTEN[MISMATCHED] + [EMPTY]
             self.turns.append((HALVES, True))  # lower halves alone have a turn of their own
+        able = [each for each in data.families if can_be_flawed(each, data.size, data.where)]
+        self.flawed = [each for each in able for _ in range(MANY_FLAWS.get(each.name, 1))]
+        self.ways += [FLAWED] * OFTEN[FLAWED] if able else []
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[Scene | None]]:
         generator = generator_of(self.seed, step)
@@ -285,6 +317,10 @@ class Lessons:
     ) -> Tensor:
         if way == MISMATCHED:
             return mismatched(*contradiction(rng, self.data.where), self.data.size)
+        while way == FLAWED:
+            picture = flawed(rng.choice(self.flawed), self.data.size, rng, self.data.where)
+            if picture is not None:
+                return picture
         if way == EMPTY:
             scene = lesson(family(HALVES), rng, self.data.where)
             return empty_below(draw(scene, self.data.size), generator)

@@ -40,6 +40,7 @@ class Attributes(Family):
         "shape": SHAPES,
     }
     held_out = HELD_OUT_PAIRS
+    flaws = ("one thing missing", "one thing of another shape", "one thing of another colour")
 
     def is_held_out(self, slots: Slots) -> bool:
         return (slots["colour"], slots["shape"]) in self.held_out
@@ -73,6 +74,23 @@ class Attributes(Family):
         return [" ".join(phrase.split()) for phrase in phrasings]
 
     def draw(self, scene: Scene, size: int) -> np.ndarray:
+        return self._paint(scene, size)
+
+    def flawed(self, scene: Scene, flaw: str, size: int, rng: random.Random) -> np.ndarray | None:
+        places = len(PLACES[scene.slots["count"]])
+        odd = rng.randrange(places)
+        if flaw == "one thing missing":
+            return self._paint(scene, size, odd, None) if places > 1 else None
+        if places < 3:  # two that differ are a picture of the family "objects"
+            return None
+        slot = flaw.split()[-1]
+        others = [value for value in self.slots[slot] if value != scene.slots[slot]]
+        return self._paint(scene, size, odd, {slot: rng.choice(others)})
+
+    def _paint(
+        self, scene: Scene, size: int, odd: int | None = None, look: Slots | None = None
+    ) -> np.ndarray:
+        """The picture. odd: which thing looks otherwise, if any. look: its own slots; None leaves it out."""
         background, *nudges = scene.layout
         s = scene.slots
         single = s["count"] == "one"
@@ -82,7 +100,10 @@ class Attributes(Family):
         canvas = Canvas(size, BACKGROUNDS[background])
         for k, (x, y) in enumerate(PLACES[s["count"]]):
             x, y = x + reach * nudges[2 * k], y + reach * nudges[2 * k + 1]
-            canvas.shape(s["shape"], x, y, r, PALETTE[s["colour"]], s["pattern"])
+            if k == odd and look is None:
+                continue
+            mine = {**s, **look} if k == odd else s
+            canvas.shape(mine["shape"], x, y, r, PALETTE[mine["colour"]], mine["pattern"])
         return canvas.picture()
 
 

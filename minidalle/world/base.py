@@ -49,8 +49,10 @@ class Family(ABC):
     name: how the command line and the scoreboard call it.
     slots: every slot with all its values, in a fixed order (the examiner's classes).
     held_out: the compositions that no training picture shows, as readable tuples.
+    flaws: names of what `flawed` can do to a picture, if anything.
     """
 
+    flaws: tuple[str, ...] = ()
     name: str
     slots: Mapping[str, tuple[str, ...]]
     held_out: tuple[tuple[str, ...], ...]
@@ -70,6 +72,14 @@ class Family(ABC):
     @abstractmethod
     def is_held_out(self, slots: Slots) -> bool:
         """Whether the scene contains a composition of ``held_out``."""
+
+    def flawed(self, scene: Scene, flaw: str, size: int, rng: random.Random) -> np.ndarray | None:
+        """The picture with one of ``flaws``: nearly the scene's, but wrong, as a drawing model may get it.
+
+        For the examiner alone, which must not be content with it (chapter 12). None where the scene has
+        nothing that could be wrong in this way.
+        """
+        return None
 
     def split_of(self, scene: Scene) -> str:
         """The one split that the scene belongs to, whoever sampled it and when.

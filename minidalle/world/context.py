@@ -52,6 +52,7 @@ class Context(Family):
 
     name = "context"
     slots = {"subject": tuple(SUBJECT_WORDS), "setting": tuple(SETTING_WORDS)}
+    flaws = ("no subject",)
     held_out = (
         ("house", "storm"),
         ("tree", "night"),
@@ -79,6 +80,12 @@ class Context(Family):
         ]
 
     def draw(self, scene: Scene, size: int) -> np.ndarray:
+        return self._paint(scene, size)
+
+    def flawed(self, scene: Scene, flaw: str, size: int, rng: random.Random) -> np.ndarray:
+        return self._paint(scene, size, empty=True)
+
+    def _paint(self, scene: Scene, size: int, empty: bool = False) -> np.ndarray:
         across, drift, tone = scene.layout
         subject, setting = scene.slots["subject"], scene.slots["setting"]
         air, ground, water, tint, share = SKIES[setting]
@@ -89,7 +96,8 @@ class Context(Family):
         place = Place(canvas, 0.5 + 0.018 * across, 0.57, 0.31, tint=tint, share=share)
         glass = LAMP if setting in ("night", "storm") else GLASS
         tones = LEAVES if subject == "tree" else TONES
-        DRAWINGS[subject](place, tones[tone], glass, setting == "winter")
+        if not empty:
+            DRAWINGS[subject](place, tones[tone], glass, setting == "winter")
         BEFORE.get(setting, nothing)(sky, 0.022 * drift)
         return canvas.picture()
 

@@ -66,6 +66,7 @@ class Creatures(Family):
         "colour": COLOURS,
         "part": tuple(PART_WORDS),
     }
+    flaws = ("no face",)
     held_out = (
         ("cat", "sad"),
         ("dog", "surprised"),
@@ -120,6 +121,12 @@ class Creatures(Family):
         return [" ".join(phrase.split()) for phrase in phrasings]
 
     def draw(self, scene: Scene, size: int) -> np.ndarray:
+        return self._paint(scene, size)
+
+    def flawed(self, scene: Scene, flaw: str, size: int, rng: random.Random) -> np.ndarray:
+        return self._paint(scene, size, faceless=True)
+
+    def _paint(self, scene: Scene, size: int, faceless: bool = False) -> np.ndarray:
         backdrop, dx, dy = scene.layout
         s = scene.slots
         canvas = Canvas(size, BACKDROPS[backdrop])
@@ -137,7 +144,8 @@ class Creatures(Family):
         head(place, animal, fur)
         if s["part"] == "horn":
             horn(place)
-        face(place, animal, s["mood"])
+        if not faceless:
+            face(place, animal, s["mood"])
         if s["worn"] != "nothing":
             WEAR[s["worn"]](place, PALETTE[s["colour"]])
         return canvas.picture()

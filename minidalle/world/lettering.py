@@ -59,6 +59,7 @@ class Lettering(Family):
         "letter 3": tuple(sorted({word[2] for word in WORDS})),
         "board": BOARDS,
     }
+    flaws = ("one letter missing",)
     held_out = tuple((word, BOARDS[k % len(BOARDS)]) for k, word in enumerate(WORDS))
 
     def is_held_out(self, slots: Slots) -> bool:
@@ -80,6 +81,13 @@ class Lettering(Family):
         ]
 
     def draw(self, scene: Scene, size: int) -> np.ndarray:
+        return self._paint(scene, size)
+
+    def flawed(self, scene: Scene, flaw: str, size: int, rng: random.Random) -> np.ndarray:
+        return self._paint(scene, size, rng.randrange(3))
+
+    def _paint(self, scene: Scene, size: int, missing: int | None = None) -> np.ndarray:
+        """The picture. missing: which letter is left out, if any."""
         background, dx, dy = scene.layout
         board = PALETTE[scene.slots["board"]]
         canvas = Canvas(size, BACKGROUNDS[background])
@@ -91,6 +99,8 @@ class Lettering(Family):
         canvas.polygon(rectangle(x - 0.395, y - 0.205, x + 0.395, y + 0.205), board)
         ink = (30, 30, 35) if sum(board) > 420 else (255, 255, 255)
         for k, letter in enumerate(word_of(scene.slots)):
+            if k == missing:
+                continue
             draw_letter(canvas, letter, x - 0.315 + 0.235 * k, y - 0.12, ink)
         return canvas.picture()
 

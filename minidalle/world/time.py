@@ -62,6 +62,8 @@ class Time(Family):
         ("winter", "pink"),
     )
 
+    flaws = ("no hour hand",)
+
     def is_held_out(self, slots: Slots) -> bool:
         return (when(slots), slots.get("colour")) in self.held_out
 
@@ -92,13 +94,19 @@ class Time(Family):
         return [f"{noun} {decade}" for decade in DECADE_WORDS[s["decade"]] for noun in nouns]
 
     def draw(self, scene: Scene, size: int) -> np.ndarray:
+        return self._paint(scene, size)
+
+    def flawed(self, scene: Scene, flaw: str, size: int, rng: random.Random) -> np.ndarray | None:
+        return self._paint(scene, size, hourless=True) if "hour" in scene.slots else None
+
+    def _paint(self, scene: Scene, size: int, hourless: bool = False) -> np.ndarray:
         background, dx, dy = scene.layout
         s = scene.slots
         canvas = Canvas(size, BACKGROUNDS[background])
         place = Place(canvas, 0.5 + 0.012 * dx, 0.5 + 0.012 * dy, 0.41)
         fill = PALETTE[s["colour"]] if "colour" in s else None
         if s["thing"] == "clock":
-            clock(place, HOURS.index(s["hour"]) + 1, fill or WOOD)
+            clock(place, None if hourless else HOURS.index(s["hour"]) + 1, fill or WOOD)
         elif s["thing"] == "tree":
             tree(place, s["season"], fill)
         else:
@@ -114,8 +122,8 @@ def when(slots: Slots) -> str:
 # --------------------------------------------------------------------------------------------- the hours
 
 
-def clock(place: Place, hour: int, fill: Colour) -> None:
-    """A long hand straight up, a short thick one at the hour."""
+def clock(place: Place, hour: int | None, fill: Colour) -> None:
+    """A long hand straight up, a short thick one at the hour, if there is one."""
     place.oval(0, 0, 1, 1, fill)
     place.oval(0, 0, 0.82, 0.82, WHITE)
     for k in range(12):
@@ -123,8 +131,9 @@ def clock(place: Place, hour: int, fill: Colour) -> None:
         inner = 0.6 if k % 3 == 0 else 0.68
         place.line([(inner * u, inner * v), (0.74 * u, 0.74 * v)], GREY, 0.06)
     place.line([(0, 0), (0, -0.66)], GREY, 0.07)
-    angle = hour * math.pi / 6
-    place.line([(0, 0), (0.46 * math.sin(angle), -0.46 * math.cos(angle))], DARK, 0.17)
+    if hour is not None:
+        angle = hour * math.pi / 6
+        place.line([(0, 0), (0.46 * math.sin(angle), -0.46 * math.cos(angle))], DARK, 0.17)
     place.oval(0, 0, 0.13, 0.13, DARK)
 
 
