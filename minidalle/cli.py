@@ -219,7 +219,7 @@ def gallery(
 @app.command()
 def examiner(
     out: Annotated[Path, typer.Option(help="Folder of the weights and their card.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 3000,
+    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 4500,
     n: Annotated[int, typer.Option(min=1, help="Pictures a row of its own examination.")] = 400,
     seed: Seed = 0,
 ) -> None:
