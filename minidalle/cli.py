@@ -219,13 +219,13 @@ def gallery(
 @app.command()
 def examiner(
     out: Annotated[Path, typer.Option(help="Folder of the weights and their card.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 4500,
+    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 9000,
     n: Annotated[int, typer.Option(min=1, help="Pictures a row of its own examination.")] = 400,
     seed: Seed = 0,
 ) -> None:
     """Train the examiner that judges 64-pixel pictures of the whole world, and examine it.
 
-    Takes about ten minutes on two cores; eight times on the way it says what the examiner reads worst. Its
+    Takes about twenty minutes on two cores; eight times on the way it says what the examiner reads worst. Its
     card has every row of the examination.
 
     Example:  minidalle examiner --out minidalle/weights/examiner

@@ -3,6 +3,7 @@
 import ast
 import json
 import random
+import sys
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from minidalle.examiner import (
     AnotherWorld,
     Examiner,
     Finding,
-    below,
+    covered,
     examine_examiner,
     examiner_card,
     failures,
@@ -29,19 +30,22 @@ from minidalle.examiner import (
     load_examiner,
     may_learn,
     save_examiner,
-    shown_below,
+    shown_alone,
     table,
     train_examiner,
 )
 from minidalle.examiner.examination import NEARLY, READ, REJECTED, changed, drawn
 from minidalle.examiner.lessons import (
-    MISMATCHED,
+    DIFFERENCES,
+    FLAWED,
     SPOILT,
     Lessons,
+    can_be_flawed,
     coarser,
     contradict,
     contradiction,
     empty_below,
+    flawed,
     spoil,
     worn,
 )
@@ -169,7 +173,7 @@ def test_what_the_lower_half_shows():
             slots = {"subject": subject, "colour": colour, "change": change, **new}
             scene = Scene("translation", slots, (0, 0, 0))
             halves.add(family.draw(scene, 64)[32:].tobytes())
-            shown = set(shown_below(scene).slots)
+            shown = set(shown_alone(scene, "below").slots)
             assert shown == set(slots) - set(HIDDEN_BELOW.get(change, ()))
         assert len(halves) == (len(colours) if "colour" in shown else 1), (subject, change)
 
@@ -185,8 +189,12 @@ def test_only_below_hides_the_upper_half():
         assert (one[head] == other[head]).all()
     hidden = torch.tensor([s.slots["change"] in HIDDEN_BELOW for s in scenes])
     assert ((one["translation/colour"] == -1) == hidden).all() and hidden.any()
-    assert (below(pictures)[:, :, :16] == FILL).all()
-    assert (below(pictures)[:, :, 16:] == pictures[:, :, 16:]).all()
+    for part, hidden, seen in (
+        ("below", slice(16), slice(16, 32)),
+        ("above", slice(16, 32), slice(16)),
+    ):
+        x = covered(pictures, part)
+        assert (x[:, :, hidden] == FILL).all() and (x[:, :, seen] == pictures[:, :, seen]).all()
     with pytest.raises(ValueError, match="'time'"):
         model.judge(pictures, examples(20, 32, ["time"])[1], only_below=True)
 
@@ -205,14 +213,60 @@ def test_contradictions_are_contradictions():
     assert not contradict(changed(same, change="night"), changed(same, colour="blue"))
 
 
+def test_contradictions_differ_in_one_slot_too():
+    """A third in anything, a third in the colour alone, a third in the subject alone."""
+    rng = random.Random(0)
+    differ = Counter()
+    for _ in range(90):
+        upper, lower = contradiction(rng, None)
+        slots = upper.slots.keys() | lower.slots.keys()
+        unlike = [k for k in sorted(slots) if upper.slots.get(k) != lower.slots.get(k)]
+        differ[unlike[0] if len(unlike) == 1 else "anything"] += 1
+    assert min(differ[kind] for kind in DIFFERENCES) > 15, differ
+
+
 # ------------------------------------------------------------------------------------- lessons
+
+
+def test_lessons_show_flawed_pictures_as_nothing(monkeypatch):
+    """Of the families that have flaws, of scenes that it may learn; those without have other spoilt ones."""
+    made = []
+    room = sys.modules["minidalle.examiner.lessons"]
+
+    def watched(each, *rest, first=flawed):
+        picture = first(each, *rest)
+        if picture is not None:
+            made.append((each.name, picture))
+        return picture
+
+    lessons = Lessons(World(ALL, 24), 100, seed=0)
+    monkeypatch.setattr(room, "flawed", watched)
+    monkeypatch.setattr(room, "worn", lambda x, generator: x)
+    for step in range(8):
+        before = len(made)
+        x, scenes = lessons[step]
+        for _, picture in made[before:]:
+            (at,) = [k for k, each in enumerate(x) if torch.equal(each, picture)]
+            assert scenes[at] is None
+    assert {name for name, _ in made} == {name for name in ALL if FAMILIES[name].flaws}
+    assert 0.15 < len(made) / (8 * 20) < 0.45, len(made)
+
+
+def test_a_world_that_has_no_flaws_is_learned_too():
+    """Single things can neither miss one of them nor have one unlike the rest."""
+    where = {"count": ("one",)}
+    assert not can_be_flawed(FAMILIES["attributes"], 24, where)
+    assert can_be_flawed(FAMILIES["attributes"], 24, None)
+    assert FLAWED not in Lessons(World(["attributes"], 24, where=where), 8, 0).ways
+    assert FLAWED not in Lessons(World(["objects"], 24), 8, 0).ways
+    assert FLAWED in Lessons(World(["attributes"], 24), 8, 0).ways
 
 
 def test_it_never_learns_what_it_is_examined_on():
     """By enumeration: lessons are of the training split or of its own held-out scenes; fresh ones are not."""
     lessons = Lessons(World(ALL, 24), 64, seed=0)
     learned = [scene for step in range(12) for scene in lessons[step][1] if scene is not None]
-    whole = [scene for scene in learned if set(scene.slots) >= {"colour"}]  # not cut by shown_below
+    whole = [scene for scene in learned if set(scene.slots) >= {"colour"}]  # not cut by shown_alone
     assert len({scene.family for scene in learned}) == len(ALL) and whole
     own = [scene for scene in learned if scene.family != "translation"]
     splits = Counter(FAMILIES[scene.family].split_of(scene) for scene in own)
@@ -375,7 +429,7 @@ def pooled(findings, what) -> Share:
 
 
 # The shipped one falls a little short here, as its card says: 0.975 and 0.988 of more pictures.
-WEAKER = {"blended": 0.97, MISMATCHED: 0.97}
+WEAKER = {"blended": 0.97}
 
 
 def verdict(findings) -> list[Finding]:

@@ -510,6 +510,43 @@ def test_every_stated_fact_can_be_seen(name, size):
     assert compared > 100
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", [name for name in NAMES if FAMILIES[name].flaws])
+def test_a_flaw_can_be_seen(name, size):
+    """Every flaw of a family changes a part of most pictures that can have it, and the rest not at all."""
+    family = FAMILIES[name]
+    for flaw in family.flaws:
+        shares = []
+        for scene in scenes(name, "train")[:80]:
+            wrong = family.flawed(scene, flaw, size, random.Random(1))
+            if wrong is None:
+                continue
+            assert (wrong == family.flawed(scene, flaw, size, random.Random(1))).all(), "impure"
+            picture = family.draw(scene, size).astype(int)
+            shares.append(float((abs(picture - wrong).max(2) > 16).mean()))
+        assert len(shares) > 10, flaw
+        assert np.median(shares) > 0.005 and max(shares) < 0.5, (flaw, np.median(shares))
+
+
+def test_what_can_be_flawed_in_attributes():
+    """A single thing cannot be missing; of two, neither is unlike the rest."""
+    family = FAMILIES["attributes"]
+    for scene in scenes("attributes", "train")[:200]:
+        possible = {
+            flaw
+            for flaw in family.flaws
+            if family.flawed(scene, flaw, 24, random.Random(0)) is not None
+        }
+        several = {"one": 0, "two": 1}.get(scene.slots["count"], 3)
+        assert len(possible) == several, scene
+    with_hour = [scene for scene in scenes("time", "train")[:60] if "hour" in scene.slots]
+    assert with_hour and len(with_hour) < 60
+    for scene in scenes("time", "train")[:60]:
+        wrong = FAMILIES["time"].flawed(scene, "no hour hand", 24, random.Random(0))
+        assert (wrong is None) == ("hour" not in scene.slots)
+    assert FAMILIES["objects"].flawed(scene, "anything", 24, random.Random(0)) is None
+
+
 def test_the_upper_thing_is_drawn_above():
     """Slot 1 is the upper or the left thing: its colour's centre of mass says so."""
     for scene in scenes("objects", "train")[:150]:

@@ -13,7 +13,7 @@ never sees what a model drew while it learns, and no model, sampler or ranking e
 
 from .examination import Finding, examine_examiner, failures, fresh, table, weakest
 from .lessons import EXAMINER_SEED, STEPS, may_learn, train_examiner
-from .network import ABSENT, NOTHING, Examiner, below, shown_below
+from .network import ABSENT, NOTHING, Examiner, covered, shown_alone
 from .stored import SHIPPED, AnotherWorld, examiner_card, load_examiner, save_examiner
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "STEPS",
     "Examiner",
     "Finding",
-    "below",
+    "covered",
     "examine_examiner",
     "examiner_card",
     "failures",
@@ -33,7 +33,7 @@ __all__ = [
     "load_examiner",
     "may_learn",
     "save_examiner",
-    "shown_below",
+    "shown_alone",
     "table",
     "train_examiner",
     "weakest",

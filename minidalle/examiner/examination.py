@@ -21,7 +21,7 @@ from .lessons import (
     contradict,
     differing,
     draw,
-    empty_below,
+    empty,
     may_learn,
     mismatched,
     spoil,
@@ -72,11 +72,10 @@ def examine_examiner(
         for split in ("test", "zero-shot"):
             scenes = [scene for scene, _ in fresh(name, split, n, seed, where)]
             pictures = drawn(scenes, examiner.size)
-            read = examiner.read(pictures)
-            found += facts(examiner, name, split, read, scenes)
+            found += facts(examiner, name, split, pictures, scenes)
             if split == "test":
                 papers[name] = pictures, scenes
-                found += told_otherwise(examiner, name, read, scenes, random.Random(seed))
+                found += told_otherwise(examiner, pictures, scenes, random.Random(seed))
         found += redrawn(examiner, *papers[name], random.Random(seed))
     found += spoilt(examiner, papers, max(1, n // 4), generator_of(seed, 0))
     if HALVES in papers:
@@ -120,10 +119,10 @@ def share(hits: Tensor) -> Share:
 
 
 def facts(
-    examiner: Examiner, name: str, split: str, read: dict[str, Tensor], scenes: Sequence[Scene]
+    examiner: Examiner, name: str, split: str, pictures: Tensor, scenes: Sequence[Scene]
 ) -> Iterator[Finding]:
     """How often the family, every slot and all of them at once are read."""
-    found = verdicts(read, examiner.targets(scenes))
+    found = examiner.judge(pictures, scenes)
     for head, verdict in found.items():
         if (verdict >= 0).any():
             case = f"{head.removeprefix(name + '/')}, {split}"
@@ -135,13 +134,10 @@ def facts(
 
 
 def told_otherwise(
-    examiner: Examiner,
-    name: str,
-    read: dict[str, Tensor],
-    scenes: Sequence[Scene],
-    rng: random.Random,
+    examiner: Examiner, pictures: Tensor, scenes: Sequence[Scene], rng: random.Random
 ) -> Iterator[Finding]:
     """Pictures in which one fact, each in turn, differs from what is asked for."""
+    name = scenes[0].family
     for slot, values in family(name).slots.items():
         have = [k for k, scene in enumerate(scenes) if slot in scene.slots]
         asked = []
@@ -149,8 +145,7 @@ def told_otherwise(
             others = [value for value in values if value != scenes[k].slots[slot]]
             asked.append(changed(scenes[k], **{slot: rng.choice(others)}))
         if have:
-            seen = {head: classes[have] for head, classes in read.items()}
-            wrong = ~all_right(verdicts(seen, examiner.targets(asked)))
+            wrong = ~examiner.right(pictures[have], asked)
             yield Finding(REJECTED, name, f"another {slot}", share(wrong))
 
 
@@ -278,10 +273,12 @@ def halves(
         if (verdict >= 0).any():
             case = f"{head.removeprefix(HALVES + '/')}, lower half alone"
             yield Finding(READ, HALVES, case, share(verdict[verdict >= 0] == 1))
-    empty = torch.stack([empty_below(x, generator) for x in pictures])
-    for alone, suffix in ((True, ", alone"), (False, "")):
-        wrong = ~examiner.right(empty, scenes, only_below=alone)
-        yield Finding(REJECTED, HALVES, EMPTY + suffix, share(wrong))
+    for part, case in EMPTY.items():
+        spoilt = torch.stack([empty(x, part, generator) for x in pictures])
+        yield Finding(REJECTED, HALVES, case, share(~examiner.right(spoilt, scenes)))
+        if part == "below":
+            wrong = ~examiner.right(spoilt, scenes, only_below=True)
+            yield Finding(REJECTED, HALVES, f"{case}, alone", share(wrong))
     for slot in DIFFERENCES:
         pairs = []
         for scene in scenes:

@@ -19,12 +19,12 @@ from ..optim import muon_and_adamw
 from ..schedules import cosine, warmup
 from ..show import quiet
 from ..world import Family, Scene, family
-from .network import ABSENT, HALVES, Examiner, below, shown_below
+from .network import ABSENT, HALVES, PARTS, Examiner, covered, shown_alone
 
 EXAMINER_SEED = 1234  # of the examiner's own training scenes
 KEPT = 4  # one in so many held-out scenes is kept for its examination
-SPOILT_SHARE = 0.2  # of its lessons show nothing
-STEPS = 4500
+SPOILT_SHARE, FLAWED_SHARE = 0.2, 0.1  # of its lessons show nothing; so many more are nearly right
+STEPS = 9000
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3  # with AdamW alone it took three times as many steps
 
@@ -163,7 +163,8 @@ def spoil(how: str, x: Tensor, other: Tensor, generator: Generator) -> Tensor:
 
 # ------------------------------------------------------------------- spoilt in one family only: its halves
 
-MISMATCHED, EMPTY = "halves that contradict each other", "lower half empty"
+MISMATCHED = "halves that contradict each other"
+EMPTY = {"above": "upper half empty", "below": "lower half empty"}
 DIFFERENCES = ("anything", "colour", "subject")  # between two halves that contradict each other
 
 
@@ -192,12 +193,15 @@ def differing(one: Scene, other: Scene, slot: str) -> dict[str, str]:
 
 def contradict(upper: Scene, lower: Scene) -> bool:
     """Whether the lower half of one translation shows another thing than the upper half of another."""
-    seen = shown_below(lower).slots
+    seen = shown_alone(lower, "below").slots
     return any(seen.get(k, upper.slots[k]) != upper.slots[k] for k in ("subject", "colour"))
 
 
-def empty_below(x: Tensor, generator: Generator) -> Tensor:
-    """A translation (3, S, S) of whose lower half the background is left, or one colour, noise or a blur."""
+def empty(x: Tensor, part: str, generator: Generator) -> Tensor:
+    """A translation (3, S, S) of whose upper or lower half ("above", "below") the background is left, or one
+    colour, noise or a blur."""
+    if part == "above":
+        return empty(x.flip(1), "below", generator).flip(1)
     half = x.shape[1] // 2
     ways = (ground, blank, noise, blurred)
     way = ways[int(between(0, len(ways), generator))]
@@ -209,24 +213,33 @@ def empty_below(x: Tensor, generator: Generator) -> Tensor:
 
 # ------------------------------------------------------------------------- nearly right, family by family
 
-FLAWED = "flawed"
-# How often each way to spoil a picture is taken; the nearly right ones are the hardest to tell.
-OFTEN = {MISMATCHED: 3, FLAWED: 5}
-MANY_FLAWS = {"attributes": 3}  # families whose flaws are harder to see than the others'
+OFTEN = {"attributes": 2}  # families whose flaws are harder to see than the others'
+TRIES = 100  # scenes, among which one that can have a flaw is looked for
 
 
 def flawed(
-    each: Family, size: int, rng: random.Random, where: Mapping[str, Sequence[str]] | None
+    each: Family,
+    flaw: str,
+    size: int,
+    rng: random.Random,
+    where: Mapping[str, Sequence[str]] | None,
 ) -> Tensor | None:
-    """A picture (3, size, size) of a family with one of its `flaws`; None where a scene has no such flaw."""
-    picture = each.flawed(lesson(each, rng, where), rng.choice(each.flaws), size, rng)
-    return None if picture is None else to_float([picture])[0]
+    """A picture (3, size, size) of a family with a flaw; None where no scene that fits ``where`` has it."""
+    for _ in range(TRIES):
+        picture = each.flawed(lesson(each, rng, where), flaw, size, rng)
+        if picture is not None:
+            return to_float([picture])[0]
+    return None
 
 
-def can_be_flawed(each: Family, size: int, where: Mapping[str, Sequence[str]] | None) -> bool:
-    """Whether some scenes of a family that fit ``where`` can have a flaw."""
-    rng = random.Random(each.name)
-    return bool(each.flaws) and any(flawed(each, size, rng, where) is not None for _ in range(50))
+def possible_flaws(data: World) -> list[tuple[Family, str]]:
+    """The flaws that pictures of some families can have, each as often as it is to be learned."""
+    return [
+        (each, flaw)
+        for each in data.families
+        for flaw in each.flaws * OFTEN.get(each.name, 1)
+        if flawed(each, flaw, data.size, random.Random(each.name), data.where) is not None
+    ]
 
 
 # ----------------------------------------------------------------------------------- worn pictures
@@ -285,45 +298,49 @@ class Lessons:
         self.data, self.batch, self.seed = data, batch, seed
         names = [each.name for each in data.families]
         self.ways = [*SPOILT]
-        self.turns = [(name, False) for name in names for _ in range(TURNS.get(name, 1))]
+        self.turns = [(name, None) for name in names for _ in range(TURNS.get(name, 1))]
+        self.flaws = possible_flaws(data)
         if HALVES in names:
-            self.ways += [MISMATCHED] * OFTEN[MISMATCHED] + [EMPTY]
-            self.turns.append((HALVES, True))  # lower halves alone have a turn of their own
-        able = [each for each in data.families if can_be_flawed(each, data.size, data.where)]
-        self.flawed = [each for each in able for _ in range(MANY_FLAWS.get(each.name, 1))]
-        self.ways += [FLAWED] * OFTEN[FLAWED] if able else []
+            self.ways += [MISMATCHED, *EMPTY.values()]
+            self.turns += [
+                (HALVES, part) for part in PARTS
+            ]  # each half alone has a turn of its own
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[Scene | None]]:
         generator = generator_of(self.seed, step)
         rng = random.Random(f"examiner/{self.data.seed}/{self.seed}/{step}")
         spoilt = round(SPOILT_SHARE * self.batch)
-        true = self.batch - spoilt
+        nearly = round(FLAWED_SHARE * self.batch) if self.flaws else 0
+        true = self.batch - spoilt - nearly
         turns = [self.turns[(step * true + k) % len(self.turns)] for k in range(true)]
         scenes = [lesson(family(name), rng, self.data.where) for name, _ in turns]
         pictures = [draw(scene, self.data.size) for scene in scenes]
         ways = [rng.choice(self.ways) for _ in range(spoilt)]
         pictures += [self._spoilt(way, pictures, rng, generator) for way in ways]
-        covered = torch.tensor([half for _, half in turns] + [way == EMPTY for way in ways])
+        for _ in range(nearly):
+            each, flaw = rng.choice(self.flaws)
+            pictures.append(flawed(each, flaw, self.data.size, rng, self.data.where))
         x = worn(torch.stack(pictures), generator)
-        x[covered] = below(x[covered])
+        emptied = {way: part for part, way in EMPTY.items()}
+        seen = [part for _, part in turns] + [emptied.get(way) for way in ways]
+        for part in PARTS:
+            alone = [k for k, half in enumerate(seen) if half == part]
+            x[alone] = covered(x[alone], part)
         shown = [
-            shown_below(scene) if half else scene
-            for scene, (_, half) in zip(scenes, turns, strict=True)
+            shown_alone(scene, part) if part else scene
+            for scene, (_, part) in zip(scenes, turns, strict=True)
         ]
-        return x, [*shown, *[None] * spoilt]
+        return x, [*shown, *[None] * (spoilt + nearly)]
 
     def _spoilt(
         self, way: str, pictures: list[Tensor], rng: random.Random, generator: Generator
     ) -> Tensor:
         if way == MISMATCHED:
             return mismatched(*contradiction(rng, self.data.where), self.data.size)
-        while way == FLAWED:
-            picture = flawed(rng.choice(self.flawed), self.data.size, rng, self.data.where)
-            if picture is not None:
-                return picture
-        if way == EMPTY:
-            scene = lesson(family(HALVES), rng, self.data.where)
-            return empty_below(draw(scene, self.data.size), generator)
+        for part, name in EMPTY.items():
+            if way == name:
+                scene = lesson(family(HALVES), rng, self.data.where)
+                return empty(draw(scene, self.data.size), part, generator)
         first, second = rng.sample(range(len(pictures)), 2)
         return spoil(way, pictures[first], pictures[second], generator)
 

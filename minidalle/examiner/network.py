@@ -13,7 +13,10 @@ FEATURES = 256
 FILL = 0.5  # of the half that is not to be judged; no picture has this grey
 HALVES = "translation"  # the family whose upper half can be given
 
-# What the lower half of a translation does not show: a line drawing has no colour, a new one hides the old.
+PARTS = ("above", "below")
+# What the halves of a translation do not show. The upper one is the thing as it was; below, a line drawing
+# has no colour and a new colour hides the old one.
+HIDDEN_ABOVE = ("change", "new colour")
 HIDDEN_BELOW = {"sketch": ("colour",), "recoloured": ("colour",)}
 
 
@@ -93,12 +96,24 @@ class Examiner(nn.Module):
         """Verdicts on pictures (B, 3, S, S): for every head an int64 tensor (B,).
 
         1 where it reads what the scene says, 0 where it reads something else, −1 where it does not apply.
-        only_below: judge the lower halves of translations by themselves, as where the upper ones were given
-        (chapter 10). Raises ValueError for pictures of another size.
+        Translations are read three times, as a whole and each half alone, so that two halves that do not
+        belong together cannot hide behind each other. only_below: judge their lower halves by themselves, as
+        where the upper ones were given (chapter 10). Raises ValueError for pictures of another size.
         """
         if only_below:
-            pictures, scenes = below(pictures), [shown_below(scene) for scene in scenes]
-        return verdicts(self.read(pictures), self.targets(scenes))
+            return self._alone(pictures, scenes, "below")
+        found = verdicts(self.read(pictures), self.targets(scenes))
+        if rows := [k for k, scene in enumerate(scenes) if scene.family == HALVES]:
+            for half in PARTS:
+                again = self._alone(pictures[rows], [scenes[k] for k in rows], half)
+                for head, verdict in again.items():
+                    found[head][rows] = found[head][rows].where(verdict != 0, 0)
+        return found
+
+    def _alone(self, pictures: Tensor, scenes: Sequence[Scene], half: str) -> dict[str, Tensor]:
+        """The verdicts on one half of each picture, the other one covered."""
+        shown = [shown_alone(scene, half) for scene in scenes]
+        return verdicts(self.read(covered(pictures, half)), self.targets(shown))
 
     def right(self, pictures: Tensor, scenes: Sequence[Scene], only_below: bool = False) -> Tensor:
         """Whether each picture (B, 3, S, S) is right in its family and in every slot: bool (B,)."""
@@ -144,20 +159,22 @@ def all_right(found: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(found.values())).ne(0).all(0)
 
 
-def below(pictures: Tensor) -> Tensor:
-    """Pictures (B, 3, S, S) whose upper half is covered, so that only the lower one can be judged."""
-    covered = pictures.clone()
-    covered[:, :, : pictures.shape[2] // 2] = FILL
-    return covered
+def covered(pictures: Tensor, half: str) -> Tensor:
+    """Pictures (B, 3, S, S) of which only one half can be seen, "above" or "below"; the other is grey."""
+    middle = pictures.shape[2] // 2
+    hidden = slice(0, middle) if half == "below" else slice(middle, None)
+    seen = pictures.clone()
+    seen[:, :, hidden] = FILL
+    return seen
 
 
-def shown_below(scene: Scene) -> Scene:
-    """The scene with those facts only that the lower half of its picture shows.
+def shown_alone(scene: Scene, half: str) -> Scene:
+    """The scene with those facts only that one half of its picture shows, "above" or "below".
 
     Raises ValueError for a family whose pictures have no halves.
     """
     if scene.family != HALVES:
-        raise ValueError(f"only pictures of {HALVES!r} have a lower half, not {scene.family!r}")
-    hidden = HIDDEN_BELOW.get(scene.slots["change"], ())
+        raise ValueError(f"only pictures of {HALVES!r} have halves, not {scene.family!r}")
+    hidden = HIDDEN_ABOVE if half == "above" else HIDDEN_BELOW.get(scene.slots["change"], ())
     slots = {slot: value for slot, value in scene.slots.items() if slot not in hidden}
     return Scene(scene.family, slots, scene.layout)
