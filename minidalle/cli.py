@@ -219,7 +219,7 @@ def gallery(
 @app.command()
 def examiner(
     out: Annotated[Path, typer.Option(help="Folder of the weights and their card.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 9000,
+    steps: Annotated[int, typer.Option(min=1, help="Of 64 pictures each.")] = 7000,
     n: Annotated[int, typer.Option(min=1, help="Pictures a row of its own examination.")] = 400,
     seed: Seed = 0,
 ) -> None:
@@ -251,6 +251,7 @@ def examiner(
     start = perf_counter()
     judge = train_examiner(data, steps, seed=seed, watch=watch)
     minutes = (perf_counter() - start) / 60
+    save_examiner(judge, out, "Not examined yet.\n")  # first: the examination takes minutes, too
     findings = examine_examiner(judge, n, seed)
     save_examiner(judge, out, examiner_card(judge, findings, seed, steps, minutes))
     typer.echo(f"weakest: {weakest(findings)}")

@@ -24,7 +24,7 @@ from .network import ABSENT, HALVES, PARTS, Examiner, covered, shown_alone
 EXAMINER_SEED = 1234  # of the examiner's own training scenes
 KEPT = 4  # one in so many held-out scenes is kept for its examination
 SPOILT_SHARE, FLAWED_SHARE = 0.2, 0.1  # of its lessons show nothing; so many more are nearly right
-STEPS = 9000
+STEPS = 7000
 
 MUON_LR, ADAMW_LR = 0.02, 2e-3  # with AdamW alone it took three times as many steps
 

@@ -32,6 +32,7 @@ from .network import NOTHING, Examiner
 
 FORMAT = 1
 SHIPPED = BUNDLED / "examiner"
+STATISTICS = ("running_mean", "running_var")
 
 
 class AnotherWorld(ValueError):
@@ -41,10 +42,13 @@ class AnotherWorld(ValueError):
 def save_examiner(examiner: Examiner, folder: str | Path, card: str) -> Path:
     """Write weights in 16 bit and the card into a folder, made if needed; config.json comes last.
 
-    Raises ValueError for weights beyond 16 bit.
+    Raises ValueError for weights beyond 16 bit. The norms' statistics, which can be, stay in 32.
     """
     folder = Path(folder)
-    tensors = half("examiner", _weights(examiner))
+    tensors = _weights(examiner)
+    statistics = {name: t for name, t in tensors.items() if name.split(".")[-1] in STATISTICS}
+    weights = {name: t for name, t in tensors.items() if name not in statistics}
+    tensors = {**half("examiner", weights), **statistics}
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "examiner.safetensors", tensors)
     write_atomically(folder / "README.md", lambda file: file.write(card.encode()))
