@@ -38,7 +38,9 @@ cent (zero-shot {zero}). A model that listens falls to chance: {chance} (zero-sh
 PROMPTS = """\
 The upper half of a true picture of the family “translation” is given as tokens, the lower half is drawn as
 the caption says and judged alone. *Another change*: the same upper half under a caption that asks for another
-change, judged by that caption, and by the first one, which should fail."""
+change, judged by that caption, and by the first one, which should fail. In both rows it is a change that
+training pictures of the subject show, so this column says whether the model listens and holds no zero-shot
+composition; about two in five of its scenes are of the test split, the others of the training split."""
 
 LIKENESS = """\
 FID (lower is better) and inception score (higher is better) by the examiner's features, over all families,

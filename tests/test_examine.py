@@ -24,11 +24,11 @@ from minidalle.examine import (
     scope_of,
     scoreboard,
 )
-from minidalle.examiner import AnotherWorld, Examiner
+from minidalle.examiner import AnotherWorld, Examiner, fresh, may_learn
 from minidalle.image_prompts import ANOTHER, FAMILY, another_change, continued, examine_prompts
 from minidalle.presets import CI
 from minidalle.scorecard import TITLE, section, with_scores
-from minidalle.world import FAMILIES
+from minidalle.world import FAMILIES, Scene
 
 N = 6
 PLAIN = CI.families[0]
@@ -326,6 +326,37 @@ def test_another_change_keeps_the_upper_half(split):
         assert other.slots["change"] != scene.slots["change"]
         assert FAMILIES[FAMILY].split_of(other) != "zero-shot"
         assert set(other.slots) <= set(FAMILIES[FAMILY].slots)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_another_change_is_unseen_where_it_can_be(split):
+    """Of all changes and new colours the first whose scene is of the test split and that no examiner may
+    learn; else the first that training shows. The scorecard's share: two in five."""
+    family, unseen, n = FAMILIES[FAMILY], 0, 300
+    for scene, _ in fresh(FAMILY, split, n):
+        every = [
+            Scene(FAMILY, {**thing, **change}, scene.layout)
+            for thing in [{slot: scene.slots[slot] for slot in ("subject", "colour")}]
+            for change in every_change(scene)
+        ]
+        allowed = [other for other in every if family.split_of(other) != "zero-shot"]
+        test = [other for other in allowed if family.split_of(other) == "test"]
+        assert another_change(scene) == (test or allowed)[0]
+        assert not any(may_learn(other) for other in test)
+        unseen += bool(test)
+    assert 0.33 < unseen / n < 0.5 and "two in five" in scorecard.PROMPTS
+
+
+def every_change(scene: Scene) -> list[dict[str, str]]:
+    """Values of "change" and "new colour" after the scene's own, in order and round the end."""
+    slots = FAMILIES[FAMILY].slots
+    colours = [colour for colour in slots["new colour"] if colour != scene.slots["colour"]]
+    found = []
+    for change in slots["change"] * 2:
+        new = colours if change == "recoloured" else [None]
+        found.append([{"change": change} | ({"new colour": c} if c else {}) for c in new])
+    first = slots["change"].index(scene.slots["change"])
+    return sum(found[first + 1 : first + len(slots["change"])], [])
 
 
 def test_given_rows_stay_as_they_are(untrained, monkeypatch):
