@@ -43,10 +43,11 @@ training pictures of the subject show, so this column says whether the model lis
 composition; about two in five of its scenes are of the test split, the others of the training split."""
 
 LIKENESS = """\
-FID (lower is better) and inception score (higher is better) by the examiner's features, over all families,
-at the paper's radii of Gaussian blur in pixels: {n} pictures of each kind, FID against {n} true pictures of
-other scenes. The row of true pictures is what a perfect model would get. Such figures compare with each
-other only."""
+FID (lower is better) by the examiner's features, inception score (IS, higher is better) by its probabilities
+of the families, “nothing of this” left out and the rest scaled to a sum of 1. Over all families, at the
+paper's radii of Gaussian blur in pixels: {n} pictures of each kind, FID against {n} true pictures of other
+scenes. The row of true pictures is what a perfect model would get. Such figures compare with each other
+only."""
 
 DIVERSITY = """\
 How many of {K} image codes occur, their perplexity, and the share of tokens in which two candidates of a

@@ -20,11 +20,12 @@ from minidalle.examine import (
     SHUFFLED,
     SPLITS,
     TRUE,
+    Sets,
     find_examiner,
     scope_of,
     scoreboard,
 )
-from minidalle.examiner import AnotherWorld, Examiner, fresh, may_learn
+from minidalle.examiner import NOTHING, AnotherWorld, Examiner, fresh, may_learn
 from minidalle.image_prompts import ANOTHER, FAMILY, another_change, continued, examine_prompts
 from minidalle.presets import CI
 from minidalle.scorecard import TITLE, section, with_scores
@@ -61,7 +62,7 @@ class Album:
 class Judge:
     """Knows the scene of every picture that was painted. Right: it shows what the asked scene states."""
 
-    origin = "all-knowing"
+    origin, heads = "all-knowing", {"family": ("a", "b", NOTHING)}
 
     def __init__(self):
         self.scenes = {}
@@ -79,7 +80,7 @@ class Judge:
         return pictures.mean((2, 3))
 
     def probabilities(self, pictures):
-        return {"family": torch.full((len(pictures), 2), 0.5)}
+        return {"family": torch.full((len(pictures), 3), 1 / 3)}
 
 
 class Fake:
@@ -235,6 +236,27 @@ def test_fid_compares_with_pictures_of_other_scenes(board):
     assert found["IS"][TRUE] == pytest.approx([1] * 5), "this judge knows one class only"
 
 
+class Sorter(Judge):
+    """Says with certainty of what family a picture is: that of the number in its first pixel."""
+
+    heads = {"family": (*"abcdefghijk", NOTHING)}
+
+    def probabilities(self, pictures):
+        return {"family": torch.eye(12)[pictures[:, 0, 0, 0].long()]}
+
+
+def test_pictures_of_nothing_are_no_family_more(monkeypatch):
+    """Planted: one picture in twelve is "nothing of this". IS of 11 families is 11, and lower with it."""
+    monkeypatch.setattr(examine, "blur", lambda pictures, radius: pictures)
+    found = []
+    for n in (11, 12):
+        sets, tokens = Sets(Sorter()), torch.zeros(n, 2, 1).long()
+        x = torch.arange(float(n))[:, None, None, None].expand(n, 3, 24, 24)
+        sets.add({TRUE: x, OTHERS: x}, tokens[:, 0], Candidates(tokens, x[:, None], None))
+        found.append(sets.likeness()["IS"][TRUE][0])
+    assert found == pytest.approx([11, 11 ** (11 / 12)])
+
+
 # ------------------------------------------------------------------------------------------ the curve
 
 
@@ -334,11 +356,7 @@ def test_another_change_is_unseen_where_it_can_be(split):
     learn; else the first that training shows. The scorecard's share: two in five."""
     family, unseen, n = FAMILIES[FAMILY], 0, 300
     for scene, _ in fresh(FAMILY, split, n):
-        every = [
-            Scene(FAMILY, {**thing, **change}, scene.layout)
-            for thing in [{slot: scene.slots[slot] for slot in ("subject", "colour")}]
-            for change in every_change(scene)
-        ]
+        every = with_every_change(scene)
         allowed = [other for other in every if family.split_of(other) != "zero-shot"]
         test = [other for other in allowed if family.split_of(other) == "test"]
         assert another_change(scene) == (test or allowed)[0]
@@ -347,16 +365,17 @@ def test_another_change_is_unseen_where_it_can_be(split):
     assert 0.33 < unseen / n < 0.5 and "two in five" in scorecard.PROMPTS
 
 
-def every_change(scene: Scene) -> list[dict[str, str]]:
-    """Values of "change" and "new colour" after the scene's own, in order and round the end."""
+def with_every_change(scene: Scene) -> list[Scene]:
+    """With all other values of "change" and "new colour", in order from the scene's own and round the end."""
     slots = FAMILIES[FAMILY].slots
-    colours = [colour for colour in slots["new colour"] if colour != scene.slots["colour"]]
+    thing = {slot: scene.slots[slot] for slot in ("subject", "colour")}
+    first, n = slots["change"].index(scene.slots["change"]), len(slots["change"])
     found = []
-    for change in slots["change"] * 2:
-        new = colours if change == "recoloured" else [None]
-        found.append([{"change": change} | ({"new colour": c} if c else {}) for c in new])
-    first = slots["change"].index(scene.slots["change"])
-    return sum(found[first + 1 : first + len(slots["change"])], [])
+    for change in [slots["change"][(first + k) % n] for k in range(1, n)]:
+        colours = [c for c in slots["new colour"] if c != scene.slots["colour"]]
+        more = [{"new colour": c} for c in colours] if change == "recoloured" else [{}]
+        found += [Scene(FAMILY, {**thing, "change": change, **new}, scene.layout) for new in more]
+    return found
 
 
 def test_given_rows_stay_as_they_are(untrained, monkeypatch):
