@@ -72,6 +72,7 @@ def test_the_card_says_where_the_weights_come_from(quick):
         "image_nats",
     ):
         assert word in text
+    assert "; the dVAE saw" not in text, "all families have one turn"
 
 
 def test_other_families_can_be_learned(tmp_path):
@@ -105,23 +106,37 @@ def test_the_command_of_a_card_is_that_of_the_run():
 
 
 def test_the_dvae_alone_sees_more_of_some_families(tmp_path, monkeypatch):
-    """`dvae_more` changes the pictures of stage 1, not those that become tokens."""
-    met = []
-    for stage in ("dvae_stage", "encode_once"):
+    """`dvae_more` changes the pictures of stage 1, not those that become tokens, nor the captions of the
+    tokenizer. All are of the training split, and the card says what the dVAE saw more of."""
+    met = {}
+    for stage, place in (("train_tokenizer", 0), ("dvae_stage", 2), ("encode_once", 1)):
         first = getattr(room, stage)
-        place = 2 if stage == "dvae_stage" else 1
 
-        def watched(*arguments, first=first, place=place):
-            met.append([each.name for each in arguments[place].families])
-            return first(*arguments)
+        def watched(*arguments, first=first, stage=stage, place=place, **named):
+            source = arguments[place]
+            met[stage] = source.split, [each.name for each in source.families]
+            return first(*arguments, **named)
 
         monkeypatch.setattr(room, stage, watched)
     ours = replace(QUICK.of_families(("attributes", "objects")), dvae_more=("objects", "objects"))
     bundle = room.train(ours, tmp_path / "run")
-    assert met == [["attributes", "objects", "objects", "objects"], ["attributes", "objects"]]
+    once = "train", ["attributes", "objects"]
+    more = "train", ["attributes", "objects", "objects", "objects"]
+    assert met == {"train_tokenizer": once, "dvae_stage": more, "encode_once": once}
     assert bundle.world.families == ("attributes", "objects")
+    (line,) = [line for line in bundle.card.splitlines() if line.startswith("- data: ")]
+    assert "(attributes, objects), drawn" in line
+    assert line.endswith(
+        "; the dVAE saw some families more often than others: attributes, objects (3 turns)"
+    )
     assert ours.of_families(["attributes"]).dvae_more == ()
     assert ours.of_families(["objects"]).dvae_more == ("objects", "objects")
+
+
+def test_the_dvae_cannot_see_more_of_what_the_others_do_not_see():
+    """Or it would learn pictures that the card does not name."""
+    with pytest.raises(ValueError, match="dvae_more names 'time', .* families: attributes"):
+        replace(QUICK, dvae_more=("attributes", "time"))
 
 
 def test_a_preset_keeps_the_limits_that_concern_its_families():
