@@ -444,6 +444,10 @@ def plant(patch, where: str, times: int) -> None:
             {"preset": replace(QUICK, dvae=replace(QUICK.dvae, width=24))},
             r"preset\.dvae\.width = 16, now it is 24",
         ),
+        (
+            {"preset": replace(QUICK, dalle_training=replace(QUICK.dalle_training, ema=0.0))},
+            r"preset\.dalle_training\.ema = 0.9, now it is 0.0",  # which is its default
+        ),
         ({"filtered": True}, "filtered = None, now it is True"),
     ],
 )
@@ -457,6 +461,43 @@ def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path,
     with pytest.raises(ValueError, match=words):
         room.train(**{"preset": QUICK, "out": out, "seed": 3, **change})
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def rewritten(out: Path, *names: str) -> None:
+    """Make run.json that of a time before there was the setting of these names, one inside the other."""
+    settings = part = json.loads((out / "run.json").read_text())
+    for name in names[:-1]:
+        part = part[name]
+    del part[names[-1]]
+    (out / "run.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("names", "default"),
+    [
+        (("preset", "dvae_more"), True),
+        (("preset", "clip_training", "accumulate"), True),
+        (("preset", "dvae_training", "lr_last"), True),
+        (("preset", "where"), False),
+        (("preset", "dalle_training", "ema"), False),
+        (("preset", "dvae_training", "muon_lr"), False),
+        (("preset", "dvae", "blocks"), False),
+        (("rank",), False),
+    ],
+)
+def test_a_run_may_have_begun_before_there_was_a_setting(names, default, tmp_path, monkeypatch):
+    """It goes on where the setting has its default, and is told apart where it has another value. The
+    defaults of sizes are the paper's, not what was built earlier, so they count as other values."""
+    out = tmp_path / "run"
+    plant(monkeypatch, "train_stages", 0)
+    with pytest.raises(Planted):
+        room.train(QUICK, out, seed=3)
+    before = json.loads((out / "run.json").read_text())
+    rewritten(out, *names)
+    words = rf"began with {'.'.join(names)} = None, now it is .*; give the same settings"
+    with pytest.raises(Planted) if default else pytest.raises(ValueError, match=words):
+        room.train(QUICK, out, seed=3)
+    assert (json.loads((out / "run.json").read_text()) == before) == default
 
 
 def test_a_run_on_shards_keeps_its_number_of_workers(tmp_path, monkeypatch):
