@@ -207,7 +207,7 @@ def check_folder(out: Path) -> None:
         raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
 
 
-def open_run(out: Path, settings: dict, usual: Collection[str] = ()) -> None:
+def open_run(out: Path, settings: dict, usual: Collection[str]) -> None:
     """Make the folder of a new run, or see that it is a run with the same settings; usual: see `compare`.
 
     The commits of the code are noted now, while it is the code that runs: an hour later others may have come.
@@ -225,9 +225,7 @@ def open_run(out: Path, settings: dict, usual: Collection[str] = ()) -> None:
     checkpoint.remove_unfinished(out)
 
 
-def compare(
-    path: Path, before: dict, now: dict, usual: Collection[str] = (), name: str = ""
-) -> None:
+def compare(path: Path, before: dict, now: dict, usual: Collection[str], name: str = "") -> None:
     """Raise ValueError that names the first setting in which a run differs from what it was.
 
     usual: settings that have their defaults, as "preset.clip_training.ema". A run that began before there was
