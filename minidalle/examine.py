@@ -43,7 +43,7 @@ from .scores import (
     without,
 )
 
-FORMAT = 1  # of the JSON
+FORMAT = 2  # of the JSON
 SPLITS = ("test", "zero-shot")
 CANDIDATES = 32  # returns diminish from here on (paper, §3.1 and figure 9c)
 PAIR = 2  # candidates where there is no CLIP to choose: enough to see how much they differ

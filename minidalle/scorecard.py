@@ -2,18 +2,19 @@
 
 Takes the plain data that `examine.scoreboard` returns and `minidalle examine --json` writes:
 
-    format          1
+    format          2
     settings        model, n, seed, curve, candidates, batch, precision, examiner, machine
     families        family → split → chance, and column → {right, n, low, high}, a share with its interval
     average         the same for all families together, split → …
-    likeness        split → pictures, radii, FID and IS: set of pictures → a figure for every radius
+    likeness        split → pictures, radii, FID and IS: set of pictures → a figure for every radius; IS is of
+                    the families alone, without “nothing of this”, which it counted in format 1
     diversity       split → codes, differ, and set of pictures → {used, perplexity}
     image prompts   split → column → {right, n, low, high}, where the model knows the family "translation"
     curve           N, captions, and split → right, low, high: a figure for every N, where it was asked for
     left out        what could not be computed, and why
 
 The splits are "test", fresh scenes, and "zero-shot", compositions that no training picture shows. Fields may
-be added; those that are there keep their meaning as long as the format stays 1.
+be added; those that are there keep their meaning as long as the format stays 2.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,14 +27,16 @@ CONTROL = "shuffled captions"
 INTRODUCTION = """\
 Per cent of pictures in which an independent examiner reads every fact of the caption, with a 95 % interval
 (Wilson's), for {n} captions of each family: on the left of fresh scenes, on the right of compositions that no
-training picture shows (*zero-shot*). *Chance* is how often a true picture of another caption of the family
-would be right. *True pictures* examine the examiner: where it misreads them, the rest of the row says little.
+training picture shows (*zero-shot*). What is fresh is the scene: most captions on the left were also
+said of training scenes. *Chance* is how often a true picture of another caption of the family would be right.
+*True pictures* examine the examiner: where it misreads them, the rest of the row says little.
 The *ceiling* is the dVAE's reconstruction of them, *one sample* what DALL·E draws first{best}."""
 CHOSEN = ", *best of {}* what CLIP likes best of so many; the examiner chooses nothing"
 
 CONTROLS = """\
 Control: judged by the caption of another picture of the same family, one sample is right in {test} per
-cent (zero-shot {zero}). A model that listens falls to chance: {chance} (zero-shot {zero_chance})."""
+cent (zero-shot {zero}). A model that listens falls to about chance times its share of right pictures; chance
+is {chance} (zero-shot {zero_chance})."""
 
 PROMPTS = """\
 The upper half of a true picture of the family “translation” is given as tokens, the lower half is drawn as

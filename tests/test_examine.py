@@ -509,6 +509,16 @@ def test_each_half_of_the_table_has_its_own_chance(board):
     assert row[head.index("chance")] == "1.6" and row[head.index("zero-shot: chance")] == "14.3"
 
 
+def test_most_captions_of_fresh_scenes_were_said_in_training():
+    """As the card says; objects have so many facts that theirs mostly were not."""
+    said_before = []
+    for name, family in FAMILIES.items():
+        said = {family.example(index)[1] for index in range(4000)}
+        said_before.append(sum(caption in said for _, caption in fresh(name, "test", 50)) / 50)
+    assert sum(said_before) / len(said_before) > 0.6
+    assert "most captions on the left were also\nsaid of training" in scorecard.INTRODUCTION
+
+
 def test_every_field_is_documented(board):
     """What `minidalle examine --json` writes is listed where it is put into words."""
     documented = re.findall(r"^    (\w[\w ]*?)  ", scorecard.__doc__, re.MULTILINE)
