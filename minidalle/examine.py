@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .bundle import Bundle
-from .candidates import BATCH, Candidates, Clock, ask, decode, draw_candidates, encode, noise, paint
+from .candidates import BATCH, Candidates, Clock, decode, draw_candidates, encode, noise, paint
 from .card import machine
 from .data import Scope, World
 from .device import choose_precision
@@ -30,6 +30,7 @@ from .examiner import (
     train_examiner,
 )
 from .image_prompts import FAMILY, examine_prompts
+from .questions import ask
 from .scores import (
     Share,
     blur,

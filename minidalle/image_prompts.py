@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .bundle import Bundle
-from .candidates import ask, decode, draw_tokens, encode, noise, paint
+from .candidates import decode, draw_tokens, encode, noise, paint
 from .data import Scope
 from .examiner import Examiner, may_learn
+from .questions import ask
 from .scores import Share
 from .world import FAMILIES, Scene
 

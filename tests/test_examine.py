@@ -9,7 +9,7 @@ from builders import learned, tiny_bundle, world_bundle
 
 import minidalle.candidates as room
 from minidalle import examine, scorecard
-from minidalle.candidates import Candidates, Clock, ask, draw_candidates, draw_tokens, noise, paint
+from minidalle.candidates import Candidates, Clock, draw_candidates, draw_tokens, noise, paint
 from minidalle.data import Scope
 from minidalle.dvae import psnr
 from minidalle.examine import (
@@ -28,6 +28,7 @@ from minidalle.examine import (
 from minidalle.examiner import NOTHING, AnotherWorld, Examiner, fresh, may_learn
 from minidalle.image_prompts import ANOTHER, FAMILY, another_change, continued, examine_prompts
 from minidalle.presets import CI
+from minidalle.questions import ask
 from minidalle.scorecard import TITLE, section, with_scores
 from minidalle.world import FAMILIES, Scene
 
