@@ -7,7 +7,8 @@
 Read the files in this order: world, data, tokenizer, dvae, schedules, masks, transformer, dalle, generate,
 clip, files, show, figures, hub, bundle_files, bundle, presets, device, precision, adamw, counts, bench,
 cluster, plan, tokens, optim, checkpoint, log, powersgd, processes, loop, card, stages, train, chapter,
-scores, examiner, candidates, image_prompts, examine, scorecard, gallery, torch_files, openai_dvae, cli.
+scores, examiner, questions, candidates, image_prompts, examine, scorecard, gallery, torch_files, openai_dvae,
+cli.
 """
 
 __all__ = ["Bundle", "load"]

@@ -1,9 +1,8 @@
-"""What is asked of a model, and its many answers, with what CLIP thinks of each.  (Chapter 12)
+"""A model's many answers to each caption, with what CLIP thinks of them.  (Chapter 12)
 
-Questions are the first scenes of a family and split, whatever comes of them. In answering speed counts: large
-batches, and 16 bit for the products with weights where the processor has it (see `device`); scores, cache and
-pictures stay in 32 bit. A single sample is then another one than `Bundle.draw` would draw from the same
-numbers, of the same distribution up to rounding.
+Nothing here knows the examiner. Speed counts: large batches, and 16 bit for the products with weights where
+the processor has it (see `device`); scores, cache and pictures stay in 32 bit. A single sample is then
+another one than `Bundle.draw` would draw from the same numbers, of the same distribution up to rounding.
 """
 
 import hashlib
@@ -18,9 +17,8 @@ from torch import Tensor
 
 from .bundle import TEMPERATURE, TOP_K, Bundle
 from .clip import best_of
-from .data import Scope, to_float
+from .data import to_float
 from .device import autocast
-from .examiner import fresh
 from .generate import Sampling, generate
 from .world import FAMILIES, Scene
 
@@ -70,14 +68,6 @@ class Clock:
             for what, (seconds, pictures) in self.spent.items()
         ]
         return " · ".join(each)
-
-
-def ask(
-    learned: Scope, family: str, split: str, n: int, seed: int
-) -> tuple[list[Scene], list[str]]:
-    """The first n scenes of a family and split that no examiner learned from, and a caption for each."""
-    scenes, captions = zip(*fresh(family, split, n, seed, learned.where), strict=True)
-    return list(scenes), list(captions)
 
 
 def paint(scenes: Sequence[Scene], size: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from .bundle import Bundle
 from .bundle_files import FRONT_MATTER
-from .data import Source
+from .data import Source, turns
 from .device import choose_precision
 
 
@@ -34,6 +34,9 @@ def run_card(bundle: Bundle, out: Path, seed: int, data: Source) -> str:
     if bundle.world:
         families = ", ".join(bundle.world.families)
         pictures = f"the training split of `minidalle.world` ({families}), drawn on the fly, and nothing else"
+        if more := run["preset"]["dvae_more"]:
+            seen = turns([*bundle.world.families, *more])
+            pictures += f"; the dVAE saw some families more often than others: {seen}"
     else:
         pictures = f"{data.report().splitlines()[0]}; fingerprint {data.fingerprint}"
     return front + "\n".join(

@@ -16,13 +16,21 @@ import torch
 from torch import Tensor
 
 from .bundle import Bundle
-from .candidates import BATCH, Candidates, Clock, ask, decode, draw_candidates, encode, noise, paint
+from .candidates import BATCH, Candidates, Clock, decode, draw_candidates, encode, noise, paint
 from .card import machine
 from .data import Scope, World
 from .device import choose_precision
 from .dvae import code_usage, collapse
-from .examiner import EXAMINER_SEED, AnotherWorld, Examiner, load_examiner, train_examiner
+from .examiner import (
+    EXAMINER_SEED,
+    NOTHING,
+    AnotherWorld,
+    Examiner,
+    load_examiner,
+    train_examiner,
+)
 from .image_prompts import FAMILY, examine_prompts
+from .questions import ask
 from .scores import (
     Share,
     blur,
@@ -33,9 +41,10 @@ from .scores import (
     pairwise_difference,
     pooled,
     wilson,
+    without,
 )
 
-FORMAT = 1  # of the JSON
+FORMAT = 2  # of the JSON
 SPLITS = ("test", "zero-shot")
 CANDIDATES = 32  # returns diminish from here on (paper, §3.1 and figure 9c)
 PAIR = 2  # candidates where there is no CLIP to choose: enough to see how much they differ
@@ -220,7 +229,7 @@ class Sets:
     def __init__(self, examiner: Examiner):
         self.examiner = examiner
         self.features: dict[str, list[Tensor]] = defaultdict(list)  # of (radii, n, F)
-        self.classes: dict[str, list[Tensor]] = defaultdict(list)  # of (radii, n, classes)
+        self.classes: dict[str, list[Tensor]] = defaultdict(list)  # of (radii, n, families)
         self.tokens: dict[str, list[Tensor]] = defaultdict(list)
         self.differences: list[float] = []
 
@@ -228,15 +237,23 @@ class Sets:
         """A family's pictures (n, 3, S, S) under the names of their columns, and their tokens."""
         for name, x in pictures.items():
             blurred = [blur(x, radius) for radius in RADII]
-            classes = [self.examiner.probabilities(each)["family"] for each in blurred]
+            classes = [self.families_of(each) for each in blurred]
             self.features[name].append(torch.stack(list(map(self.examiner.features, blurred))))
             self.classes[name].append(torch.stack(classes))
         self.tokens[TRUE].append(true_tokens.cpu())
         self.tokens[SAMPLE].append(drawn.tokens[:, 0])
         self.differences.append(pairwise_difference(drawn.tokens))
 
+    def families_of(self, pictures: Tensor) -> Tensor:
+        """How likely pictures (B, 3, S, S) are of each family, given that they are of one: (B, families).
+
+        What is of no family is no class of IS: else a model that now and then draws nothing would gain.
+        """
+        nothing = self.examiner.heads["family"].index(NOTHING)
+        return without(self.examiner.probabilities(pictures)["family"], nothing)
+
     def likeness(self) -> dict[str, object]:
-        """FID against other true pictures, and IS, of every set at every radius."""
+        """FID of features against other true pictures', and IS of families, of every set at every radius."""
         features = {name: torch.cat(parts, 1) for name, parts in self.features.items()}
         classes = {name: torch.cat(parts, 1) for name, parts in self.classes.items()}
         fid = {

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from .bundle import Bundle
 from .bundle_files import find
-from .candidates import Candidates, Clock, ask, decode, draw_candidates, encode, noise, paint
+from .candidates import Candidates, Clock, decode, draw_candidates, encode, noise, paint
 from .card import commit
 from .data import to_uint8
 from .examine import BEST, CANDIDATES, SPLITS, find_examiner, scope_of
 from .examiner import Examiner
 from .files import write_atomically
+from .questions import ask
 from .show import INK, PAPER, enlarge, font
 
 SAMPLES = 3  # shown of each caption, the first that were drawn

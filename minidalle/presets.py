@@ -114,6 +114,7 @@ class Preset:
 
     dvae_more: families of which the dVAE, and it alone, sees more than of the others: one more turn in every
     round of the families for each time that it is named. clip, clip_training: None trains none.
+    Raises ValueError if ``dvae_more`` names a family that is not among ``families``.
     """
 
     name: str
@@ -126,6 +127,13 @@ class Preset:
     dvae_more: tuple[str, ...] = ()
     clip: CLIPConfig | None = None
     clip_training: CLIPTraining | None = None
+
+    def __post_init__(self):
+        for name in self.dvae_more:
+            if name not in self.families:
+                raise ValueError(
+                    f"dvae_more names {name!r}, which is none of the families: {', '.join(self.families)}"
+                )
 
     def of_families(self, names: Sequence[str]) -> "Preset":
         """The same recipe for other families of the world, with those of its limits that concern them.

@@ -2,18 +2,19 @@
 
 Takes the plain data that `examine.scoreboard` returns and `minidalle examine --json` writes:
 
-    format          1
+    format          2
     settings        model, n, seed, curve, candidates, batch, precision, examiner, machine
     families        family → split → chance, and column → {right, n, low, high}, a share with its interval
     average         the same for all families together, split → …
-    likeness        split → pictures, radii, FID and IS: set of pictures → a figure for every radius
+    likeness        split → pictures, radii, FID and IS: set of pictures → a figure for every radius; IS is of
+                    the families alone, without “nothing of this”, which it counted in format 1
     diversity       split → codes, differ, and set of pictures → {used, perplexity}
     image prompts   split → column → {right, n, low, high}, where the model knows the family "translation"
     curve           N, captions, and split → right, low, high: a figure for every N, where it was asked for
     left out        what could not be computed, and why
 
 The splits are "test", fresh scenes, and "zero-shot", compositions that no training picture shows. Fields may
-be added; those that are there keep their meaning as long as the format stays 1.
+be added; those that are there keep their meaning as long as the format stays 2.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,25 +27,30 @@ CONTROL = "shuffled captions"
 INTRODUCTION = """\
 Per cent of pictures in which an independent examiner reads every fact of the caption, with a 95 % interval
 (Wilson's), for {n} captions of each family: on the left of fresh scenes, on the right of compositions that no
-training picture shows (*zero-shot*). *Chance* is how often a true picture of another caption of the family
-would be right. *True pictures* examine the examiner: where it misreads them, the rest of the row says little.
+training picture shows (*zero-shot*). What is fresh is the scene: most captions on the left were also
+said of training scenes. *Chance* is how often a true picture of another caption of the family would be right.
+*True pictures* examine the examiner: where it misreads them, the rest of the row says little.
 The *ceiling* is the dVAE's reconstruction of them, *one sample* what DALL·E draws first{best}."""
 CHOSEN = ", *best of {}* what CLIP likes best of so many; the examiner chooses nothing"
 
 CONTROLS = """\
 Control: judged by the caption of another picture of the same family, one sample is right in {test} per
-cent (zero-shot {zero}). A model that listens falls to chance: {chance} (zero-shot {zero_chance})."""
+cent (zero-shot {zero}). A model that listens falls to about chance times its share of right pictures; chance
+is {chance} (zero-shot {zero_chance})."""
 
 PROMPTS = """\
 The upper half of a true picture of the family “translation” is given as tokens, the lower half is drawn as
 the caption says and judged alone. *Another change*: the same upper half under a caption that asks for another
-change, judged by that caption, and by the first one, which should fail."""
+change, judged by that caption, and by the first one, which should fail. In both rows it is a change that
+training pictures of the subject show, so this column says whether the model listens and holds no zero-shot
+composition; about two in five of its scenes are of the test split, the others of the training split."""
 
 LIKENESS = """\
-FID (lower is better) and inception score (higher is better) by the examiner's features, over all families,
-at the paper's radii of Gaussian blur in pixels: {n} pictures of each kind, FID against {n} true pictures of
-other scenes. The row of true pictures is what a perfect model would get. Such figures compare with each
-other only."""
+FID (lower is better) by the examiner's features, inception score (IS, higher is better) by its probabilities
+of the families, “nothing of this” left out and the rest scaled to a sum of 1. Over all families, at the
+paper's radii of Gaussian blur in pixels: {n} pictures of each kind, FID against {n} true pictures of other
+scenes. The row of true pictures is what a perfect model would get. Such figures compare with each other
+only."""
 
 DIVERSITY = """\
 How many of {K} image codes occur, their perplexity, and the share of tokens in which two candidates of a

@@ -1,8 +1,9 @@
 """What verdicts, features and tokens add up to: shares, chance, FID, IS, diversity, best of N.  (Chapter 12)
 
 Pure functions, in 64 bit where it matters. Paper: figures 6 and 9. FID is Heusel et al. 2017, the inception
-score (IS) Salimans et al. 2016; both read pictures with a classifier, here with our examiner instead of an
-Inception network, so that our figures can be compared with each other and with nobody else's.
+score (IS) Salimans et al. 2016; both read pictures with a classifier, FID by features and IS by classes. Here
+that is our examiner instead of an Inception network, and its classes are the families, so that our figures
+can be compared with each other and with nobody else's.
 """
 
 from collections.abc import Sequence
@@ -106,6 +107,18 @@ def frechet_of_gaussians(mean1: Tensor, C1: Tensor, mean2: Tensor, C2: Tensor) -
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ C2 @ root).clamp_min(0).sqrt().sum()
     return float((mean1 - mean2).square().sum() + C1.trace() + C2.trace() - 2 * cross)
+
+
+def without(p: Tensor, k: int) -> Tensor:
+    """Class probabilities (n, classes), given that it is another class than k: float64 (n, classes − 1).
+
+    A picture that is of class k for certain says nothing of the others: they are equally likely.
+    """
+    rest = torch.cat([p[:, :k], p[:, k + 1 :]], 1).double()
+    rest = (
+        rest + torch.finfo(torch.float32).tiny
+    )  # what a softmax may have rounded to 0 in all of them
+    return rest / rest.sum(1, keepdim=True)
 
 
 def inception(p: Tensor) -> float:

@@ -11,8 +11,8 @@ to processes and their workers, so their numbers belong to the settings there.
 import errno
 import json
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Collection, Iterable
+from dataclasses import MISSING, asdict, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from .dvae import DVAE
 from .files import write_atomically, write_json
 from .log import Log
 from .loop import Run, fit
-from .presets import PAPER, PRESETS, Preset
+from .presets import PAPER, PRESETS, Preset, Training
 from .processes import accelerator
 from .stages import (
     SHOWN,
@@ -89,7 +89,7 @@ def train(
     if isinstance(learned, IterableDataset):  # shards are dealt out to them
         settings |= {"processes": acc.num_processes, "workers": workers}
     if acc.is_main_process:
-        open_run(out, settings)
+        open_run(out, settings, at_default(preset))
     acc.wait_for_everyone()
     run = Run(
         out, acc, Log(out / "log.jsonl" if acc.is_main_process else None), seed, rank, workers
@@ -207,8 +207,8 @@ def check_folder(out: Path) -> None:
         raise FileExistsError(f"{out} holds other files; choose a new folder with --out")
 
 
-def open_run(out: Path, settings: dict) -> None:
-    """Make the folder of a new run, or see that it is a run with the same settings.
+def open_run(out: Path, settings: dict, usual: Collection[str]) -> None:
+    """Make the folder of a new run, or see that it is a run with the same settings; usual: see `compare`.
 
     The commits of the code are noted now, while it is the code that runs: an hour later others may have come.
     Raises ValueError if it is a run with other settings.
@@ -218,24 +218,41 @@ def open_run(out: Path, settings: dict) -> None:
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         commits = before.pop("commits", commits)
-        compare(path, before, settings)
+        compare(path, before, settings, usual)
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, {**settings, "commits": list(dict.fromkeys([*commits, commit()]))})
     (out / "log.jsonl").touch()
     checkpoint.remove_unfinished(out)
 
 
-def compare(path: Path, before: dict, now: dict, name: str = "") -> None:
-    """Raise ValueError that names the first setting in which a run differs from what it was."""
+def compare(path: Path, before: dict, now: dict, usual: Collection[str], name: str = "") -> None:
+    """Raise ValueError that names the first setting in which a run differs from what it was.
+
+    usual: settings that have their defaults, as "preset.clip_training.ema". A run that began before there was
+    such a setting goes on: its default is what the code did then.
+    """
     for key in [*now, *(key for key in before if key not in now)]:
         old, new, where = before.get(key), now.get(key), f"{name}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
-            compare(path, old, new, f"{where}.")
-        elif old != new:
+            compare(path, old, new, usual, f"{where}.")
+        elif old != new and (key in before or where not in usual):
             raise ValueError(
                 f"{path}: the run began with {where} = {old!r}, now it is {new!r}; "
                 "give the same settings to go on, or another --out"
             )
+
+
+def at_default(part: Preset | Training, name: str = "preset") -> set[str]:
+    """The settings of a preset, and of its training parts, that have their defaults."""
+    found = set()
+    for each in fields(part):
+        value, where = getattr(part, each.name), f"{name}.{each.name}"
+        made = each.default_factory is not MISSING
+        if value == (each.default_factory() if made else each.default):
+            found.add(where)
+        if isinstance(value, Training):
+            found |= at_default(value, where)
+    return found
 
 
 def no_space(run: Run) -> str:

@@ -340,6 +340,8 @@ def test_a_family_with_more_turns_shows_new_scenes_in_each():
     assert attributes == [plain.scene(2 * i + 1) for i in range(30)]
     assert (more[1].picture == plain[1].picture).all() and more[1].scene == plain[1].scene
     assert more.fingerprint != plain.fingerprint and plain.with_more([]).scene(7) == plain.scene(7)
+    assert plain.report().endswith(", of objects, attributes"), "one turn needs no word"
+    assert more.report().endswith(", of objects, attributes (3 turns)")
     assert (more.split, more.seed, more.where) == (plain.split, plain.seed, plain.where)
 
 

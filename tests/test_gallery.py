@@ -11,11 +11,11 @@ from builders import world_bundle
 from PIL import Image
 
 from minidalle.bundle_files import find
-from minidalle.candidates import ask
 from minidalle.data import Scope
 from minidalle.examiner import Examiner
 from minidalle.gallery import ABOVE, GAP, RIGHT, SIDE, WRONG, Row, gallery
 from minidalle.presets import CI, WORLD
+from minidalle.questions import ask
 from minidalle.world import FAMILIES
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from minidalle.bundle import Bundle, load
-from minidalle.candidates import ask, decode, encode, paint
+from minidalle.candidates import decode, encode, paint
 from minidalle.data import World, to_float
 from minidalle.examine import CEILING, SAMPLE, TRUE
 from minidalle.examiner import EXAMINER_SEED, Examiner, fresh, train_examiner
 from minidalle.presets import Preset, preset
+from minidalle.questions import ask
 from minidalle.scores import Share, pooled
 
 pytestmark = pytest.mark.slow

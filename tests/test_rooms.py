@@ -26,6 +26,7 @@ ABOVE = {
     "cli",
     "examine",
     "examiner",
+    "questions",
     "image_prompts",
     "candidates",
     "gallery",
@@ -109,7 +110,7 @@ def test_no_room_imports_one_that_comes_later():
             del left[name]
 
 
-JUDGING = {"examiner", "examine", "candidates", "image_prompts", "gallery"}
+JUDGING = {"examiner", "questions", "examine", "image_prompts", "gallery"}
 
 
 def test_nothing_that_draws_or_ranks_knows_the_judge():

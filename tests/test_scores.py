@@ -23,6 +23,7 @@ from minidalle.scores import (
     pairwise_difference,
     pooled,
     wilson,
+    without,
 )
 from minidalle.world import Scene
 
@@ -117,6 +118,15 @@ def test_inception_score_of_certainty_and_of_doubt():
     assert inception(torch.eye(4)[[0, 0, 0, 1]]) == pytest.approx(
         (1 / 0.75) ** 0.75 * (1 / 0.25) ** 0.25
     )
+
+
+def test_what_is_left_of_a_class_is_scaled_to_a_sum_of_1():
+    """Wherever the class stands; certainty of it, or what 32 bit round to it, leaves the others alike."""
+    p = torch.tensor([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0]])
+    expected = torch.tensor([[0.4, 0.6], [0.5, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(without(p, 1), expected)
+    torch.testing.assert_close(without(p[:, [1, 0, 2]], 0), expected)
+    torch.testing.assert_close(without(p[:, [0, 2, 1]], 2), expected)
 
 
 def test_blur_is_gaussian():

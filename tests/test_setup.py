@@ -67,6 +67,12 @@ def test_requirements_are_lower_bounds_only():
         assert operators == (["<", ">="] if each.name == "jupyter-book" else [">="]), each
 
 
+def test_a_pillow_that_draws_other_pictures_is_not_enough():
+    """Under 11.1 the recorded pictures of nine families fail in test_world.py, under 11.2.1 none."""
+    (pillow,) = [each.specifier for each in requirements() if each.name == "pillow"]
+    assert not pillow.contains("11.1.0") and pillow.contains("11.2.1")
+
+
 def test_constraints_pin_everything_that_is_asked_for():
     """Each requirement has a pin that satisfies it; torch is the version that CI runs."""
     pins = constraints()

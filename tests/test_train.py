@@ -72,6 +72,7 @@ def test_the_card_says_where_the_weights_come_from(quick):
         "image_nats",
     ):
         assert word in text
+    assert "; the dVAE saw" not in text, "all families have one turn"
 
 
 def test_other_families_can_be_learned(tmp_path):
@@ -105,23 +106,37 @@ def test_the_command_of_a_card_is_that_of_the_run():
 
 
 def test_the_dvae_alone_sees_more_of_some_families(tmp_path, monkeypatch):
-    """`dvae_more` changes the pictures of stage 1, not those that become tokens."""
-    met = []
-    for stage in ("dvae_stage", "encode_once"):
+    """`dvae_more` changes the pictures of stage 1, not those that become tokens, nor the captions of the
+    tokenizer. All are of the training split, and the card says what the dVAE saw more of."""
+    met = {}
+    for stage, place in (("train_tokenizer", 0), ("dvae_stage", 2), ("encode_once", 1)):
         first = getattr(room, stage)
-        place = 2 if stage == "dvae_stage" else 1
 
-        def watched(*arguments, first=first, place=place):
-            met.append([each.name for each in arguments[place].families])
-            return first(*arguments)
+        def watched(*arguments, first=first, stage=stage, place=place, **named):
+            source = arguments[place]
+            met[stage] = source.split, [each.name for each in source.families]
+            return first(*arguments, **named)
 
         monkeypatch.setattr(room, stage, watched)
     ours = replace(QUICK.of_families(("attributes", "objects")), dvae_more=("objects", "objects"))
     bundle = room.train(ours, tmp_path / "run")
-    assert met == [["attributes", "objects", "objects", "objects"], ["attributes", "objects"]]
+    once = "train", ["attributes", "objects"]
+    more = "train", ["attributes", "objects", "objects", "objects"]
+    assert met == {"train_tokenizer": once, "dvae_stage": more, "encode_once": once}
     assert bundle.world.families == ("attributes", "objects")
+    (line,) = [line for line in bundle.card.splitlines() if line.startswith("- data: ")]
+    assert "(attributes, objects), drawn" in line
+    assert line.endswith(
+        "; the dVAE saw some families more often than others: attributes, objects (3 turns)"
+    )
     assert ours.of_families(["attributes"]).dvae_more == ()
     assert ours.of_families(["objects"]).dvae_more == ("objects", "objects")
+
+
+def test_the_dvae_cannot_see_more_of_what_the_others_do_not_see():
+    """Or it would learn pictures that the card does not name."""
+    with pytest.raises(ValueError, match="dvae_more names 'time', .* families: attributes"):
+        replace(QUICK, dvae_more=("attributes", "time"))
 
 
 def test_a_preset_keeps_the_limits_that_concern_its_families():
@@ -429,6 +444,10 @@ def plant(patch, where: str, times: int) -> None:
             {"preset": replace(QUICK, dvae=replace(QUICK.dvae, width=24))},
             r"preset\.dvae\.width = 16, now it is 24",
         ),
+        (
+            {"preset": replace(QUICK, dalle_training=replace(QUICK.dalle_training, ema=0.0))},
+            r"preset\.dalle_training\.ema = 0.9, now it is 0.0",  # which is its default
+        ),
         ({"filtered": True}, "filtered = None, now it is True"),
     ],
 )
@@ -442,6 +461,43 @@ def test_other_settings_in_the_same_folder_are_an_error(change, words, tmp_path,
     with pytest.raises(ValueError, match=words):
         room.train(**{"preset": QUICK, "out": out, "seed": 3, **change})
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def rewritten(out: Path, *names: str) -> None:
+    """Make run.json that of a time before there was the setting of these names, one inside the other."""
+    settings = part = json.loads((out / "run.json").read_text())
+    for name in names[:-1]:
+        part = part[name]
+    del part[names[-1]]
+    (out / "run.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize(
+    ("names", "default"),
+    [
+        (("preset", "dvae_more"), True),
+        (("preset", "clip_training", "accumulate"), True),
+        (("preset", "dvae_training", "lr_last"), True),
+        (("preset", "where"), False),
+        (("preset", "dalle_training", "ema"), False),
+        (("preset", "dvae_training", "muon_lr"), False),
+        (("preset", "dvae", "blocks"), False),
+        (("rank",), False),
+    ],
+)
+def test_a_run_may_have_begun_before_there_was_a_setting(names, default, tmp_path, monkeypatch):
+    """It goes on where the setting has its default, and is told apart where it has another value. The
+    defaults of sizes are the paper's, not what was built earlier, so they count as other values."""
+    out = tmp_path / "run"
+    plant(monkeypatch, "train_stages", 0)
+    with pytest.raises(Planted):
+        room.train(QUICK, out, seed=3)
+    before = json.loads((out / "run.json").read_text())
+    rewritten(out, *names)
+    words = rf"began with {'.'.join(names)} = None, now it is .*; give the same settings"
+    with pytest.raises(Planted) if default else pytest.raises(ValueError, match=words):
+        room.train(QUICK, out, seed=3)
+    assert (json.loads((out / "run.json").read_text()) == before) == default
 
 
 def test_a_run_on_shards_keeps_its_number_of_workers(tmp_path, monkeypatch):

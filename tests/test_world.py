@@ -682,30 +682,43 @@ import numpy as np
 from .base import Family, Scene
 
 class Dots(Family):
-    name, slots, held_out = "dots", {"side": ("left", "right")}, ()
-    def is_held_out(self, slots): return False
+    name, slots = "dots", {"side": ("left", "right"), "tone": ("dark", "pale")}
+    held_out = (("left", "dark"),)
+    def is_held_out(self, slots): return (slots["side"], slots["tone"]) in self.held_out
     def sample(self, rng):
-        return Scene(self.name, {"side": rng.choice(("left", "right"))}, (rng.randrange(99),))
-    def captions(self, scene): return [f"a dot on the {scene.slots['side']}", f"{scene.slots['side']} dot"]
+        slots = {slot: rng.choice(values) for slot, values in self.slots.items()}
+        return Scene(self.name, slots, (rng.randrange(99),))
+    def captions(self, scene):
+        s = scene.slots
+        return [f"a {s['tone']} dot on the {s['side']}", f"{s['side']} {s['tone']} dot"]
     def draw(self, scene, size): return np.full((size, size, 3), scene.layout[0], np.uint8)
 
 FAMILY = Dots()
 """
+LOOK = """
+from minidalle.data import World; from minidalle.world import FAMILIES; import minidalle
+e = World(["dots", "attributes"], 32, "test")[0]
+print(minidalle.__file__, sorted(FAMILIES), e.picture.shape, e.caption)
+"""
+JUDGED = """
+from minidalle.examiner import Examiner, examine_examiner, fresh, may_learn
+from minidalle.world import FAMILIES
+found = [scene for scene, _ in fresh("dots", "zero-shot", 3)]
+assert all(FAMILIES["dots"].is_held_out(scene.slots) and not may_learn(scene) for scene in found)
+judge = Examiner(["dots", "attributes"], 32).eval()
+findings = [finding for finding in examine_examiner(judge, 2) if finding.family == "dots"]
+print(*sorted({finding.case for finding in findings}), sep="; ")
+"""
 
 
 def test_a_new_family_is_one_new_file(tmp_path):
-    """Dropped into a copy of the package, it is found, listed and drawn, with no other edit."""
+    """Dropped into a copy of the package, it is found, listed, drawn and judged, with no other edit."""
     package = Path(minidalle.__file__).parent
     shutil.copytree(package, tmp_path / "minidalle", ignore=shutil.ignore_patterns("weights"))
     (tmp_path / "minidalle" / "world" / "dots.py").write_text(EXTRA_FAMILY)
-    code = (
-        "from minidalle.data import World; from minidalle.world import FAMILIES; import minidalle;"
-        "e = World(['dots', 'attributes'], 32, 'test')[0];"
-        "print(minidalle.__file__, sorted(FAMILIES), e.picture.shape, e.caption)"
-    )
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     run = partial(subprocess.run, cwd=tmp_path, env=env, capture_output=True, text=True)
-    drawn = run([sys.executable, "-c", code])
+    drawn = run([sys.executable, "-c", LOOK])
     assert drawn.returncode == 0, drawn.stderr
     assert str(tmp_path) in drawn.stdout and str(sorted([*NAMES, "dots"])) in drawn.stdout
     assert "(32, 32, 3)" in drawn.stdout and "dot" in drawn.stdout.splitlines()[0].split(")")[-1]
@@ -713,3 +726,24 @@ def test_a_new_family_is_one_new_file(tmp_path):
     written = run([*command, "--out", "dots.png"])
     assert written.returncode == 0, written.stderr
     assert "2 pictures" in written.stdout and (tmp_path / "dots.png").stat().st_size > 0
+    judged = run([sys.executable, "-c", JUDGED])
+    assert judged.returncode == 0, judged.stderr
+    cases = judged.stdout.strip().split("; ")
+    read = [
+        f"{fact}, {split}"
+        for fact in ("every fact", "family", "side", "tone")
+        for split in SPLITS[1:]
+    ]
+    assert cases == sorted([*read, "another side", "another tone"])
+
+
+def test_a_family_that_holds_nothing_out_has_no_zero_shot_scenes(monkeypatch):
+    """The error says so, where more allowed values would not help; the other splits are there."""
+    each = FAMILIES["attributes"]
+    monkeypatch.setattr(type(each), "held_out", ())
+    monkeypatch.setattr(type(each), "is_held_out", lambda self, slots: False)
+    words = "'attributes' holds no composition out, so it has no zero-shot scenes; list some in held_out"
+    with pytest.raises(ValueError, match=words):
+        World(["attributes"], 24, "zero-shot")
+    for split in ("train", "test"):
+        assert World(["attributes"], 24, split)[0].scene.slots.keys() == each.slots.keys()

@@ -26,7 +26,7 @@ from .base import (
     walk,
 )
 from .loading import load_ahead
-from .scenes import Scope, World
+from .scenes import Scope, World, turns
 
 __all__ = [
     "Example",
@@ -43,6 +43,7 @@ __all__ = [
     "source",
     "to_float",
     "to_uint8",
+    "turns",
     "walk",
 ]
 

@@ -1,5 +1,6 @@
 """The world as a source: pictures of which every fact is known, drawn when asked for.  (Chapter 2)"""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -98,5 +99,11 @@ class World:
 
     def report(self) -> str:
         """What is drawn."""
-        names = ", ".join(each.name for each in self.families)
+        names = turns([each.name for each in self.families])
         return f"{self.split}: as many pictures as are asked for, of {names}"
+
+
+def turns(families: Sequence[str]) -> str:
+    """Each family once, in words that say which have several turns: "attributes (3 turns), objects"."""
+    counts = Counter(families)
+    return ", ".join(f"{name} ({n} turns)" if n > 1 else name for name, n in counts.items())

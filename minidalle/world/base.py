@@ -100,10 +100,16 @@ class Family(ABC):
         """Scene and caption number ``index``: a pure function of (family, index, split, seed, where).
 
         where: allowed values of some slots, e.g. ``{"count": ("one",)}``; None allows everything.
-        Raises ValueError for an unknown split, slot or value, and where nothing fits ``where``.
+        Raises ValueError for an unknown split, slot or value, where nothing fits ``where``, and for zero-shot
+        scenes of a family that holds nothing out.
         """
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+        if split == "zero-shot" and not self.held_out:
+            raise ValueError(
+                f"the family {self.name!r} holds no composition out, so it has no zero-shot scenes; "
+                "list some in held_out"
+            )
         where = where or {}
         self._check_where(where)
         rng = random.Random(f"{self.name}/{split}/{seed}/{index}")
