@@ -683,6 +683,17 @@ def test_weights_beyond_16_bit_are_not_saved(tmp_path):
     assert not (tmp_path / "e").exists()
 
 
+def test_statistics_beyond_16_bit_are_saved(tmp_path):
+    """Of a network whose activations grew: a variance of a million, and what follows from it."""
+    model = Examiner(["time"], 64)
+    (norm,) = (layer for layer in model.body if isinstance(layer, torch.nn.BatchNorm2d))
+    norm.running_var.fill_(1e6)
+    save_examiner(model, tmp_path / "e", "")
+    again = load_examiner(64, tmp_path / "e")
+    (loaded,) = (layer for layer in again.body if isinstance(layer, torch.nn.BatchNorm2d))
+    assert torch.equal(loaded.running_var, norm.running_var)
+
+
 def test_the_card_says_where_it_comes_from():
     """All of it, in Markdown."""
     rows = [Finding("read", "time", "hour, test", Share(98, 100))]
@@ -704,4 +715,13 @@ def test_the_command_makes_what_is_shipped(tmp_path, monkeypatch, capsys):
     assert set(load_examiner(64, tmp_path / "e").families) == set(FAMILIES)
     source = ast.parse(Path(cli.__file__).read_text(encoding="utf-8"))
     (command,) = (n for n in source.body if isinstance(n, ast.FunctionDef) and n.name == "examiner")
+    assert "1 of 1 are below" in (tmp_path / "e" / "README.md").read_text()
+
+    monkeypatch.setattr("minidalle.examiner.examine_examiner", lambda *_: 1 / 0)
+    argv = ["minidalle", "examiner", "--out", str(tmp_path / "lost"), "--steps", "7"]  # no watching
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr("minidalle.examiner.train_examiner", lambda *_, **__: Examiner(ALL, 64))
+    with pytest.raises((SystemExit, ZeroDivisionError)):
+        cli.main()
+    assert load_examiner(64, tmp_path / "lost").families == tuple(FAMILIES), "minutes of training"
     assert STEPS in [d.value for d in command.args.defaults if isinstance(d, ast.Constant)]
