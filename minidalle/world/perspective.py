@@ -71,7 +71,11 @@ class Face(NamedTuple):
 
 
 class Perspective(Family):
-    """Held out are colours of solids (a cube's front is a square: `HELD_OUT_PAIRS`) and of styles."""
+    """Held out are colours of solids (a cube's front is a square: `HELD_OUT_PAIRS`) and of styles.
+
+    The purple cube is new as a solid alone, in this family's views and styles: the stacks of the family
+    "objects" have purple cubes, and their captions say both words.
+    """
 
     name = "perspective"
     slots = {"view": tuple(VIEWS), "style": STYLES, "colour": COLOURS, "solid": SOLIDS}
