@@ -472,8 +472,8 @@ def pooled(findings, what) -> Share:
     return Share(sum(row.right for row in rows), sum(row.n for row in rows))
 
 
-# The shipped one falls a little short here, as its card says: 0.975 and 0.988 of more pictures.
-WEAKER = {"blended": 0.97}
+# The shipped one falls a little short here, as its card says: 0.986 and 0.922 of more pictures.
+WEAKER = {"blended": 0.97, "one thing of another shape": 0.9}
 
 
 def verdict(findings) -> list[Finding]:
