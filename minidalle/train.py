@@ -123,7 +123,7 @@ def train_stages(preset: Preset, run: Run, learned: Source, test: Source) -> Bun
     log.report("tokenizer", 0, V=tokenizer.V, T=tokenizer.T)
 
     first, second = learned.training(1, seed), learned.training(2, seed)
-    if isinstance(first, World):
+    if isinstance(first, World) and preset.dvae_more:
         first = first.with_more(preset.dvae_more)
     dvae = fit(dvae_stage(preset.dvae, preset.dvae_training, first, unseen, seed), run)
     tokens = encode_once(
