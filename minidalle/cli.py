@@ -225,7 +225,7 @@ def examiner(
 ) -> None:
     """Train the examiner that judges 64-pixel pictures of the whole world, and examine it.
 
-    Takes about twenty minutes on two cores; eight times on the way it says what the examiner reads worst. Its
+    Takes a quarter of an hour on two cores; eight times on the way it says what the examiner reads worst. Its
     card has every row of the examination.
 
     Example:  minidalle examiner --out minidalle/weights/examiner

@@ -52,7 +52,7 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # what glibc's `mallopt` can set (malloc.h)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # what glibc's `mallopt` can set (malloc.h)
 
 
 def keep_freed_memory() -> bool:
@@ -61,12 +61,15 @@ def keep_freed_memory() -> bool:
     A training step frees and takes the same tensors again and again. Where glibc hands their pages back to
     the system, the next step fetches them anew, cleared, 4 KiB a fault: 20,000 faults in a step of 4 M
     parameters, and an eighth of its time. Other C libraries have no such switch and are left as they are.
+
+    So large blocks come from the heap (none by mmap), and the heap is never trimmed. To raise the size from
+    which mmap serves would not do: older glibc refuses more than 32 MiB, and one of these settings
+    alone also stops it from raising that size by itself, from 128 KiB on, which makes more faults, not fewer.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False
-    highest = 2**31 - 1
-    return all(mallopt(what, highest) == 1 for what in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
+    return mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, 2**31 - 1) == 1
 
 
 SHORT_STREAM = 512  # positions, up to which blocks gain nothing; see `minidalle bench`

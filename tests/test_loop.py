@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import psutil
@@ -429,6 +430,9 @@ def test_training_keeps_freed_memory_where_it_can(tmp_path, monkeypatch):
     """Asked for before the first step; a C library without the switch is no reason to stop."""
     monkeypatch.setattr(device_room.ctypes, "CDLL", lambda name: object())
     assert device_room.keep_freed_memory() is False
+    refusing = SimpleNamespace(mallopt=lambda what, value: 0)
+    monkeypatch.setattr(device_room.ctypes, "CDLL", lambda name: refusing)
+    assert device_room.keep_freed_memory() is False
     asked = []
     monkeypatch.setattr(room, "keep_freed_memory", lambda: asked.append("kept"))
     fit(stage(), run(tmp_path / "run"))
@@ -514,13 +518,19 @@ def failing_at(step: int):
     return fail
 
 
+def interrupted(out: Path, step: int) -> Path:
+    """The folder of a toy's run, begun or gone on with, that ended when it asked for a step's examples."""
+    with pytest.raises(Planted):
+        fit(stage(load=failing_at(step)), run(out))
+    return out
+
+
 @pytest.mark.parametrize("ends", [[1], [5], [19], [3, 9, 5], [6, 6, 6, 6, 3]])
 def test_a_run_that_was_interrupted_ends_as_if_it_had_not(ends: Sequence[int], tmp_path, whole):
     """Weights, buffers, averages, optimisers, dropout's generator, order, log: bit for bit."""
     out = tmp_path / "run"
     for end in ends:
-        with pytest.raises(Planted):
-            fit(stage(load=failing_at(end)), run(out))
+        interrupted(out, end)
         torch.rand(3)  # whatever the process did in between
     fit(stage(), run(out))
     assert_same(out, whole)
@@ -558,9 +568,7 @@ FORGETFUL = {
 @pytest.mark.parametrize("forgotten", FORGETFUL)
 def test_a_resumption_that_forgets_is_noticed(forgotten, tmp_path, whole, monkeypatch):
     """The comparison above fails if one thing is not as it was; with nothing forgotten it does not."""
-    out = tmp_path / "run"
-    with pytest.raises(Planted):
-        fit(stage(load=failing_at(9)), run(out))
+    out = interrupted(tmp_path / "run", 9)
     shutil.copytree(out, tmp_path / "again")
     fit(stage(), run(tmp_path / "again"))
     assert_same(tmp_path / "again", whole)
@@ -575,9 +583,7 @@ def test_a_resumption_that_forgets_is_noticed(forgotten, tmp_path, whole, monkey
 
 def test_a_resumption_that_takes_other_examples_is_noticed(tmp_path, whole):
     """The position starts at 0 again."""
-    out = tmp_path / "run"
-    with pytest.raises(Planted):
-        fit(stage(load=failing_at(9)), run(out))
+    out = interrupted(tmp_path / "run", 9)
     started = []
 
     def from_the_first(positions: range, share: room.Portion) -> tuple[Tensor]:
@@ -592,9 +598,7 @@ def test_a_resumption_that_takes_other_examples_is_noticed(tmp_path, whole):
 
 def test_the_log_goes_on_from_the_checkpoint(tmp_path, whole):
     """Lines that are later than the checkpoint are dropped and written again, and half a line is, too."""
-    out = tmp_path / "run"
-    with pytest.raises(Planted):
-        fit(stage(load=failing_at(11)), run(out))
+    out = interrupted(tmp_path / "run", 11)
     with (out / "log.jsonl").open("a") as file:  # of a step after the checkpoint of step 8
         file.write('{"stage": "Toy", "step": 12, "seconds": 1.0, "error": 99.0}\n{"stage": "To')
     fit(stage(), run(out))

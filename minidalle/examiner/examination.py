@@ -161,11 +161,11 @@ def redrawn(
     name = scenes[0].family
     for flaw in family(name).flaws:
         shown = [family(name).flawed(scene, flaw, examiner.size, rng) for scene in scenes]
-        pairs = [(picture, scene) for picture, scene in zip(shown, scenes, strict=True)]
-        pairs = [(picture, scene) for picture, scene in pairs if picture is not None]
-        if pairs:
-            shown, asked = zip(*pairs, strict=True)
-            yield Finding(REJECTED, name, flaw, share(~examiner.right(to_float(shown), asked)))
+        able = [k for k, picture in enumerate(shown) if picture is not None]
+        if able:
+            wrong = to_float([shown[k] for k in able])
+            right = examiner.right(wrong, [scenes[k] for k in able])
+            yield Finding(REJECTED, name, flaw, share(~right))
     for case, change in NEARLY.get(name, {}).items():
         pairs = [(scene, change(scene, rng)) for scene in scenes]
         pairs = [(scene, other) for scene, other in pairs if other not in (None, scene)]

@@ -302,9 +302,8 @@ class Lessons:
         self.flaws = possible_flaws(data)
         if HALVES in names:
             self.ways += [MISMATCHED, *EMPTY.values()]
-            self.turns += [
-                (HALVES, part) for part in PARTS
-            ]  # each half alone has a turn of its own
+            # Each half alone has a turn of its own.
+            self.turns += [(HALVES, part) for part in PARTS]
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[Scene | None]]:
         generator = generator_of(self.seed, step)
